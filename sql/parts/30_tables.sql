@@ -1,0 +1,204 @@
+-- Tables: events, profiles, and the definitions.
+--
+-- No foreign keys: a parallel restore loads tables in any order, and a key to
+-- a definition would be a hot row.  Every per-user table has user_id in its
+-- keys.  Ids are in the C collation, the order in which locks are taken.
+
+CREATE FUNCTION audience.now() RETURNS timestamptz
+AS 'MODULE_PATHNAME', 'aud_now_sql'
+LANGUAGE C STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION audience.now() IS
+	'the instant that rules are evaluated for: the transaction''s start, or the setting audience.now';
+
+CREATE FUNCTION audience.timestamp_text(timestamptz) RETURNS text
+AS 'MODULE_PATHNAME', 'aud_timestamp_text'
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION audience.timestamp_text(timestamptz) IS
+	'a timestamp as the engine prints it everywhere: 2026-11-20T09:38:00.123456Z';
+
+CREATE TABLE audience.events (
+	user_id text COLLATE "C" NOT NULL,
+	occurred_at timestamptz NOT NULL DEFAULT audience.now(),
+	event_id text COLLATE "C" NOT NULL DEFAULT pg_catalog.gen_random_uuid()::text,
+	event_type text NOT NULL,
+	properties jsonb NOT NULL DEFAULT '{}',
+	context jsonb,
+	received_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	PRIMARY KEY (user_id, occurred_at, event_id)
+);
+COMMENT ON TABLE audience.events IS
+	'what users did; append-only; inserting here evaluates the users'' segments in the same statement';
+COMMENT ON COLUMN audience.events.user_id IS 'whose event, 1 to 255 bytes';
+COMMENT ON COLUMN audience.events.occurred_at IS 'when it happened';
+COMMENT ON COLUMN audience.events.event_id IS 'an event is the same if user, time and id are';
+COMMENT ON COLUMN audience.events.event_type IS 'what happened: purchase, page_view, ...';
+COMMENT ON COLUMN audience.events.properties IS 'a JSON object';
+COMMENT ON COLUMN audience.events.context IS 'a JSON object: session, device, ...';
+COMMENT ON COLUMN audience.events.received_at IS 'start of the transaction that stored it; the engine''s, not to be given';
+
+CREATE TABLE audience.profiles (
+	user_id text COLLATE "C" NOT NULL PRIMARY KEY,
+	attributes jsonb NOT NULL DEFAULT '{}',
+	first_seen timestamptz,
+	last_seen timestamptz,
+	evaluated_at timestamptz NOT NULL,
+	state bytea,
+	updated_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+) WITH (fillfactor = 70);
+COMMENT ON TABLE audience.profiles IS 'one row per user: attributes, and the state of the user''s traits';
+COMMENT ON COLUMN audience.profiles.user_id IS '1 to 255 bytes';
+COMMENT ON COLUMN audience.profiles.attributes IS 'what is set, not computed (profile_set)';
+COMMENT ON COLUMN audience.profiles.first_seen IS 'time of the user''s earliest event';
+COMMENT ON COLUMN audience.profiles.last_seen IS 'time of the user''s latest event';
+COMMENT ON COLUMN audience.profiles.evaluated_at IS 'the instant that state is exact for';
+COMMENT ON COLUMN audience.profiles.state IS 'the engine''s: states of aggregates, static memberships';
+COMMENT ON COLUMN audience.profiles.updated_at IS 'start of the transaction that last changed the row';
+
+CREATE SEQUENCE audience.aggregate_number_seq AS integer START 1000;
+COMMENT ON SEQUENCE audience.aggregate_number_seq IS 'numbers of aggregates; those below 1000 are built in';
+
+CREATE TABLE audience.aggregates (
+	number integer NOT NULL PRIMARY KEY DEFAULT pg_catalog.nextval('audience.aggregate_number_seq'),
+	definition audience.rule NOT NULL
+);
+ALTER SEQUENCE audience.aggregate_number_seq OWNED BY audience.aggregates.number;
+COMMENT ON TABLE audience.aggregates IS
+	'what traits and rules ask of events, each once, whoever asks; its state is kept per user under its number';
+COMMENT ON COLUMN audience.aggregates.number IS 'key of its state in profiles; never used again';
+COMMENT ON COLUMN audience.aggregates.definition IS 'an event node with operator exists, or a sequence node';
+
+CREATE TABLE audience.traits (
+	name text COLLATE "C" NOT NULL PRIMARY KEY,
+	aggregate text NOT NULL,
+	event_type text,
+	property text,
+	filter audience.rule,
+	time_window interval,
+	aggregate_number integer NOT NULL,
+	built_in boolean NOT NULL DEFAULT false
+);
+COMMENT ON TABLE audience.traits IS 'what is computed from each user''s events, by name (trait_create)';
+COMMENT ON COLUMN audience.traits.name IS 'the field that rules know it by';
+COMMENT ON COLUMN audience.traits.aggregate IS 'count, sum, avg, min, max, first, last, ...';
+COMMENT ON COLUMN audience.traits.event_type IS 'which events; null: all; a trailing * makes it a prefix';
+COMMENT ON COLUMN audience.traits.property IS 'path into their properties';
+COMMENT ON COLUMN audience.traits.filter IS 'rule over their properties';
+COMMENT ON COLUMN audience.traits.time_window IS 'sliding window; null: all events';
+COMMENT ON COLUMN audience.traits.aggregate_number IS 'the aggregate that keeps it';
+COMMENT ON COLUMN audience.traits.built_in IS 'there from the start; cannot be dropped';
+
+CREATE SEQUENCE audience.segment_number_seq AS integer;
+COMMENT ON SEQUENCE audience.segment_number_seq IS 'numbers of segments';
+
+CREATE TABLE audience.segments (
+	id text COLLATE "C" NOT NULL PRIMARY KEY,
+	name text NOT NULL,
+	type text NOT NULL,
+	rules audience.rule,
+	description text,
+	active boolean NOT NULL DEFAULT true,
+	status text NOT NULL DEFAULT 'ready',
+	version integer NOT NULL DEFAULT 1,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	updated_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	number integer NOT NULL UNIQUE DEFAULT pg_catalog.nextval('audience.segment_number_seq'),
+	CHECK (type IN ('dynamic', 'static')),
+	CHECK (status IN ('ready', 'building')),
+	CHECK ((type = 'dynamic') = (rules IS NOT NULL))
+);
+ALTER SEQUENCE audience.segment_number_seq OWNED BY audience.segments.number;
+COMMENT ON TABLE audience.segments IS
+	'named sets of users (segment_create); a lock on it keeps definitions and ingestion apart';
+COMMENT ON COLUMN audience.segments.id IS '1 to 255 bytes, made from the name if not given';
+COMMENT ON COLUMN audience.segments.name IS 'for people';
+COMMENT ON COLUMN audience.segments.type IS 'dynamic: the rule decides; static: a list';
+COMMENT ON COLUMN audience.segments.rules IS 'the rule of a dynamic segment';
+COMMENT ON COLUMN audience.segments.description IS 'for people';
+COMMENT ON COLUMN audience.segments.active IS 'an inactive segment has no members';
+COMMENT ON COLUMN audience.segments.status IS 'ready, or building: not yet filled';
+COMMENT ON COLUMN audience.segments.version IS 'counts changes of the rule';
+COMMENT ON COLUMN audience.segments.created_at IS 'when it was made';
+COMMENT ON COLUMN audience.segments.updated_at IS 'when its definition last changed';
+COMMENT ON COLUMN audience.segments.number IS 'key of its memberships; never used again';
+
+CREATE TABLE audience.definition_version (
+	version bigint NOT NULL
+);
+COMMENT ON TABLE audience.definition_version IS 'one row, counted up by every change of traits, aggregates and segments';
+COMMENT ON COLUMN audience.definition_version.version IS 'how many changes there have been';
+INSERT INTO audience.definition_version VALUES (1);
+
+CREATE TABLE audience.members (
+	user_id text COLLATE "C" NOT NULL,
+	segment_number integer NOT NULL,
+	entered_at timestamptz NOT NULL,
+	PRIMARY KEY (user_id, segment_number)
+);
+CREATE INDEX members_segment_number_idx ON audience.members (segment_number);
+COMMENT ON TABLE audience.members IS 'who is in which segment, by number; see view memberships';
+COMMENT ON INDEX audience.members_segment_number_idx IS 'a segment''s members';
+COMMENT ON COLUMN audience.members.user_id IS 'the member';
+COMMENT ON COLUMN audience.members.segment_number IS 'number of the segment';
+COMMENT ON COLUMN audience.members.entered_at IS 'the instant the user entered';
+
+CREATE VIEW audience.memberships AS
+	SELECT s.id AS segment_id, m.user_id, m.entered_at,
+		CASE s.type WHEN 'static' THEN 'manual' ELSE 'rule' END AS source
+	FROM audience.members m JOIN audience.segments s ON s.number = m.segment_number
+	WHERE s.status = 'ready';
+COMMENT ON VIEW audience.memberships IS 'who is in which segment, since when, and why';
+COMMENT ON COLUMN audience.memberships.segment_id IS 'the segment';
+COMMENT ON COLUMN audience.memberships.user_id IS 'the member';
+COMMENT ON COLUMN audience.memberships.entered_at IS 'the instant the user entered';
+COMMENT ON COLUMN audience.memberships.source IS 'rule, or manual for static segments';
+
+CREATE SEQUENCE audience.transition_seq;
+COMMENT ON SEQUENCE audience.transition_seq IS 'numbers of transitions';
+
+CREATE TABLE audience.transitions (
+	seq bigint NOT NULL DEFAULT pg_catalog.nextval('audience.transition_seq'),
+	user_id text COLLATE "C" NOT NULL,
+	segment_id text COLLATE "C" NOT NULL,
+	action text NOT NULL,
+	reason text NOT NULL,
+	occurred_at timestamptz NOT NULL,
+	recorded_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	event_id text COLLATE "C",
+	segment_version integer,
+	metadata jsonb NOT NULL DEFAULT '{}',
+	PRIMARY KEY (user_id, seq)
+);
+ALTER SEQUENCE audience.transition_seq OWNED BY audience.transitions.seq;
+COMMENT ON TABLE audience.transitions IS 'every change of membership; append-only';
+COMMENT ON COLUMN audience.transitions.seq IS 'rises within a user; no order between users';
+COMMENT ON COLUMN audience.transitions.user_id IS 'who';
+COMMENT ON COLUMN audience.transitions.segment_id IS 'which segment';
+COMMENT ON COLUMN audience.transitions.action IS 'added or removed';
+COMMENT ON COLUMN audience.transitions.reason IS
+	'rule_evaluation, manual, expired, backfill, refresh, merge, erased, deactivated or segment_deleted';
+COMMENT ON COLUMN audience.transitions.occurred_at IS 'the instant it was evaluated for';
+COMMENT ON COLUMN audience.transitions.recorded_at IS 'the clock when it was written';
+COMMENT ON COLUMN audience.transitions.event_id IS 'the user''s latest event of the statement that caused it';
+COMMENT ON COLUMN audience.transitions.segment_version IS 'version of the segment''s rule';
+COMMENT ON COLUMN audience.transitions.metadata IS 'ruleScore, evaluationLatency (ms), segmentVersion, eventId, where they apply';
+
+-- what a dump must hold; rows made here are not in it
+SELECT pg_catalog.pg_extension_config_dump('audience.events', '');
+SELECT pg_catalog.pg_extension_config_dump('audience.profiles', '');
+SELECT pg_catalog.pg_extension_config_dump('audience.aggregates', 'WHERE number >= 1000');
+SELECT pg_catalog.pg_extension_config_dump('audience.aggregate_number_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('audience.traits', 'WHERE NOT built_in');
+SELECT pg_catalog.pg_extension_config_dump('audience.segments', '');
+SELECT pg_catalog.pg_extension_config_dump('audience.segment_number_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('audience.members', '');
+SELECT pg_catalog.pg_extension_config_dump('audience.transitions', '');
+SELECT pg_catalog.pg_extension_config_dump('audience.transition_seq', '');
+
+INSERT INTO audience.aggregates (number, definition) VALUES
+	(1, '{"event": "purchase", "aggregate": "sum", "property": "amount", "operator": "exists"}'),
+	(2, '{"event": "*", "operator": "exists"}'),
+	(3, '{"event": "*", "aggregate": "last_time", "operator": "exists"}');
+INSERT INTO audience.traits (name, aggregate, event_type, property, aggregate_number, built_in) VALUES
+	('totalSpent', 'sum', 'purchase', 'amount', 1, true),
+	('eventCount', 'count', NULL, NULL, 2, true),
+	('lastActivity', 'last_time', NULL, NULL, 3, true);

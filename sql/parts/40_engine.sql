@@ -1,0 +1,157 @@
+-- The engine: triggers on events and definitions, and the internal functions
+-- that the functions for users are made of.
+
+CREATE FUNCTION audience.events_inserted() RETURNS trigger
+AS 'MODULE_PATHNAME', 'aud_events_inserted'
+LANGUAGE C SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.events_inserted() IS 'evaluates the users whose events a statement has inserted';
+
+CREATE TRIGGER events_inserted AFTER INSERT ON audience.events
+	REFERENCING NEW TABLE AS new_events
+	FOR EACH STATEMENT EXECUTE FUNCTION audience.events_inserted();
+COMMENT ON TRIGGER events_inserted ON audience.events IS 'events become memberships here';
+
+CREATE FUNCTION audience.events_guard() RETURNS trigger
+AS 'MODULE_PATHNAME', 'aud_events_guard'
+LANGUAGE C;
+COMMENT ON FUNCTION audience.events_guard() IS 'refuses what would change events that are there';
+
+CREATE TRIGGER events_guard BEFORE UPDATE OR DELETE OR TRUNCATE ON audience.events
+	FOR EACH STATEMENT EXECUTE FUNCTION audience.events_guard();
+COMMENT ON TRIGGER events_guard ON audience.events IS 'events are append-only';
+
+CREATE FUNCTION audience.events_delete(user_id text) RETURNS bigint
+AS 'MODULE_PATHNAME', 'aud_events_delete'
+LANGUAGE C VOLATILE STRICT SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.events_delete(text) IS 'internal: removes a user''s events, for profile_erase; how many';
+
+CREATE FUNCTION audience.events_move(from_user text, into_user text) RETURNS bigint
+AS 'MODULE_PATHNAME', 'aud_events_move'
+LANGUAGE C VOLATILE STRICT SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.events_move(text, text) IS
+	'internal: gives one user''s events to another, equal ones once, without evaluation; how many were new';
+
+CREATE FUNCTION audience.definitions_changed() RETURNS trigger
+AS 'MODULE_PATHNAME', 'aud_definitions_changed'
+LANGUAGE C SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.definitions_changed() IS 'tells all sessions that definitions have changed';
+
+CREATE TRIGGER definitions_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON audience.aggregates
+	FOR EACH STATEMENT EXECUTE FUNCTION audience.definitions_changed();
+COMMENT ON TRIGGER definitions_changed ON audience.aggregates IS 'tells all sessions';
+CREATE TRIGGER definitions_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON audience.traits
+	FOR EACH STATEMENT EXECUTE FUNCTION audience.definitions_changed();
+COMMENT ON TRIGGER definitions_changed ON audience.traits IS 'tells all sessions';
+CREATE TRIGGER definitions_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON audience.segments
+	FOR EACH STATEMENT EXECUTE FUNCTION audience.definitions_changed();
+COMMENT ON TRIGGER definitions_changed ON audience.segments IS 'tells all sessions';
+
+CREATE FUNCTION audience.definitions_lock() RETURNS void
+AS 'MODULE_PATHNAME', 'aud_definitions_lock'
+LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION audience.definitions_lock() IS
+	'internal: keeps all others from ingesting and from changing definitions until the transaction ends';
+
+CREATE FUNCTION audience.definitions_lock_shared() RETURNS void
+AS 'MODULE_PATHNAME', 'aud_definitions_lock_shared_sql'
+LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION audience.definitions_lock_shared() IS
+	'internal: keeps definitions from changing until the transaction ends';
+
+CREATE FUNCTION audience.fill(segments integer[], aggregates integer[], reason text, other_reason text) RETURNS void
+AS 'MODULE_PATHNAME', 'aud_fill'
+LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION audience.fill(integer[], integer[], text, text) IS
+	'internal: makes these aggregates'' states, and these segments'' memberships, right for all users';
+
+CREATE FUNCTION audience.rebuild(user_ids text[], reason text) RETURNS bigint
+AS 'MODULE_PATHNAME', 'aud_rebuild'
+LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION audience.rebuild(text[], text) IS
+	'internal: makes these users'' states and memberships anew; how many have a profile';
+
+CREATE FUNCTION audience.set_attributes(user_ids text[], patches jsonb[]) RETURNS void
+AS 'MODULE_PATHNAME', 'aud_set_attributes'
+LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION audience.set_attributes(text[], jsonb[]) IS
+	'internal: merges objects into users'' attributes and evaluates them';
+
+CREATE FUNCTION audience.merge_patch(target jsonb, patch jsonb) RETURNS jsonb
+AS 'MODULE_PATHNAME', 'aud_merge_patch_sql'
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION audience.merge_patch(jsonb, jsonb) IS 'internal: an object with another merged into it, as RFC 7396 says';
+
+CREATE FUNCTION audience.set_static(segment integer, user_ids text[], add boolean, reason text) RETURNS bigint
+AS 'MODULE_PATHNAME', 'aud_set_static'
+LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION audience.set_static(integer, text[], boolean, text) IS
+	'internal: enters users into a static segment or takes them out; how many that changed';
+
+CREATE FUNCTION audience.profile_values(user_ids text[], moved boolean,
+	OUT user_id text, OUT aggregate integer, OUT value jsonb) RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'aud_profile_values'
+LANGUAGE C STABLE STRICT;
+COMMENT ON FUNCTION audience.profile_values(text[], boolean) IS
+	'internal: these users'' aggregates (ids in C order) as of now, or as stored; missing ones are left out';
+
+CREATE FUNCTION audience.profile_statics(user_ids text[],
+	OUT user_id text, OUT segment_number integer) RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'aud_profile_statics'
+LANGUAGE C STABLE STRICT;
+COMMENT ON FUNCTION audience.profile_statics(text[]) IS
+	'internal: the static segments that these users'' states (ids in C order) hold';
+
+CREATE FUNCTION audience.rule_scan(rule audience.rule) RETURNS SETOF text
+AS 'MODULE_PATHNAME', 'aud_rule_scan'
+LANGUAGE C STABLE STRICT;
+COMMENT ON FUNCTION audience.rule_scan(audience.rule) IS 'internal: the users for whom a rule holds now';
+
+CREATE FUNCTION audience.rule_aggregates(rule audience.rule) RETURNS SETOF audience.rule
+AS 'MODULE_PATHNAME', 'aud_rule_aggregates'
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION audience.rule_aggregates(audience.rule) IS
+	'internal: what a rule asks of events, as table aggregates keeps it';
+
+CREATE FUNCTION audience.rule_fields(rule audience.rule) RETURNS SETOF text
+AS 'MODULE_PATHNAME', 'aud_rule_fields'
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION audience.rule_fields(audience.rule) IS 'internal: the first keys of the fields that a rule asks of a profile';
+
+CREATE FUNCTION audience.rule_segments(rule audience.rule) RETURNS SETOF text
+AS 'MODULE_PATHNAME', 'aud_rule_segments'
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION audience.rule_segments(audience.rule) IS 'internal: the segments that a rule refers to';
+
+CREATE FUNCTION audience.rule_explain(rule audience.rule, user_id text,
+	OUT depth integer, OUT node text, OUT actual jsonb, OUT holds boolean) RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'aud_rule_explain'
+LANGUAGE C STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.rule_explain(audience.rule, text) IS
+	'every node of a rule, what it saw of the user, and whether it holds';
+
+CREATE FUNCTION audience.rule_score(rule audience.rule, user_id text) RETURNS double precision
+AS 'MODULE_PATHNAME', 'aud_rule_score'
+LANGUAGE C STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.rule_score(audience.rule, text) IS
+	'how far a user meets a rule, 0 to 1: the mean over all, the maximum over any';
+
+CREATE FUNCTION audience.profile_match(profile audience.profiles, rule audience.rule) RETURNS boolean
+AS 'MODULE_PATHNAME', 'aud_profile_match'
+LANGUAGE C STABLE STRICT PARALLEL SAFE COST 1000 SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.profile_match(audience.profiles, audience.rule) IS 'does the rule hold for the user now?';
+
+CREATE FUNCTION audience.match_profile(rule audience.rule, profile audience.profiles) RETURNS boolean
+AS 'SELECT audience.profile_match(profile, rule)'
+LANGUAGE sql STABLE STRICT PARALLEL SAFE COST 1000;
+COMMENT ON FUNCTION audience.match_profile(audience.rule, audience.profiles) IS 'does the rule hold for the user now?';
+
+CREATE OPERATOR audience.|= (
+	LEFTARG = audience.profiles, RIGHTARG = audience.rule,
+	FUNCTION = audience.profile_match, COMMUTATOR = OPERATOR(audience.=|)
+);
+COMMENT ON OPERATOR audience.|= (audience.profiles, audience.rule) IS 'does the rule hold for the user now?';
+CREATE OPERATOR audience.=| (
+	LEFTARG = audience.rule, RIGHTARG = audience.profiles,
+	FUNCTION = audience.match_profile, COMMUTATOR = OPERATOR(audience.|=)
+);
+COMMENT ON OPERATOR audience.=| (audience.rule, audience.profiles) IS 'does the rule hold for the user now?';

@@ -1,0 +1,543 @@
+/*-------------------------------------------------------------------------
+ *
+ * aggregate.c
+ *	  Folding events into aggregates, and taking them out again.
+ *
+ * A state is exact at one instant, the user's as_of.  An event is folded in
+ * when it arrives, if the window as of that instant holds it.  When the
+ * instant moves on, what has fallen out of a sliding window is taken out
+ * again (advance.c reads it from the events), so a state needs neither
+ * buckets nor the events.  The few aggregates that cannot be kept this way
+ * (the first event of a window, too many distinct values, a "where" that
+ * depends on now) are marked stale and made anew from the events.
+ *
+ * Memory: what a state points to is allocated in the current context, which
+ * must outlive the state; nothing is freed.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+
+#include "aggregate.h"
+
+/* Which state an aggregate needs; a sliding window makes extremes need all values. */
+static AudStateKind
+state_kind(const AudNode *node)
+{
+	if (node->kind == AUD_NODE_SEQUENCE)
+		return AUD_STATE_SEQUENCE;
+	switch ((AudAggregate) node->aggregate)
+	{
+		case AUD_AGG_COUNT:
+			return AUD_STATE_COUNT;
+		case AUD_AGG_SUM:
+		case AUD_AGG_AVG:
+			return AUD_STATE_SUM;
+		case AUD_AGG_MIN:
+		case AUD_AGG_MAX:
+			return (node->flags & AUD_WINDOW_LAST) ? AUD_STATE_VALUES : AUD_STATE_EXTREME;
+		case AUD_AGG_FIRST:
+		case AUD_AGG_LAST:
+		case AUD_AGG_FIRST_TIME:
+		case AUD_AGG_LAST_TIME:
+			return AUD_STATE_EDGE;
+		case AUD_AGG_COUNT_DISTINCT:
+		case AUD_AGG_MOST_FREQUENT:
+		case AUD_AGG_DAYS_ACTIVE:
+			return AUD_STATE_VALUES;
+	}
+	elog(ERROR, "unrecognized aggregate: %d", node->aggregate);
+}
+
+/* Does a subtree's truth depend on now? */
+static bool
+moves_with_time(const AudNode *node)
+{
+	for (uint32 i = 0; i < node->nnodes; i++)
+		if (node[i].kind == AUD_NODE_FIELD && AUD_OP_IS_RELATIVE_TIME(node[i].op))
+			return true;
+	return false;
+}
+
+/*
+ * Fills *def from an EVENT or SEQUENCE node; def keeps pointers into the rule.
+ */
+void
+aud_aggregate_init(AudAggregateDef *def, int32 number,
+				   const AudRule *rule, const AudNode *node)
+{
+	memset(def, 0, sizeof(*def));
+	def->number = number;
+	def->rule = rule;
+	def->node = node;
+	def->kind = (AudAggregate) node->aggregate;
+	def->state = state_kind(node);
+	def->from = PG_INT64_MIN;
+	def->to = PG_INT64_MAX;
+	if (node->flags & AUD_WINDOW_LAST)
+		def->last = node->from;
+	else if (node->flags & AUD_WINDOW_RANGE)
+	{
+		def->from = node->from;
+		def->to = node->to;
+	}
+	def->where_moves = moves_with_time(node);
+	if (node->kind == AUD_NODE_EVENT)
+	{
+		if (node->path != 0)
+			def->property = AUD_NODE_PATH(rule, node);
+		if (node->nchildren > 0)
+			def->where = AUD_FIRST_CHILD(node);
+	}
+}
+
+/* Is the event type one of those that an EVENT or STEP node names? */
+bool
+aud_names_match(const AudRule *rule, const AudNode *node, const char *type, int len)
+{
+	const AudNames *names = AUD_NODE_NAMES(rule, node);
+
+	for (uint32 i = 0; i < names->nnames; i++)
+	{
+		const AudName *name = &names->names[i];
+
+		if ((name->is_prefix ? name->len <= len : name->len == len) &&
+			memcmp(AUD_AT(rule, name->name), type, name->len) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* May an event of this type matter to the aggregate? */
+bool
+aud_aggregate_feeds(const AudAggregateDef *def, const char *type, int len)
+{
+	const AudNode *step;
+
+	if (def->node->kind == AUD_NODE_EVENT)
+		return aud_names_match(def->rule, def->node, type, len);
+	step = AUD_FIRST_CHILD(def->node);
+	for (uint32 i = 0; i < def->node->nchildren; i++, step = AUD_NEXT_SIBLING(step))
+		if (aud_names_match(def->rule, step, type, len))
+			return true;
+	return false;
+}
+
+/* The order of a user's events: time, then id in C collation (SPEC 2.5). */
+static int
+event_order(TimestampTz atime, const char *aid, int alen,
+			TimestampTz btime, const char *bid, int blen)
+{
+	int			order;
+
+	if (atime != btime)
+		return atime < btime ? -1 : 1;
+	order = memcmp(aid, bid, Min(alen, blen));
+	return order != 0 ? order : alen - blen;
+}
+
+/* Days since 2000-01-01 UTC. */
+static int64
+day_of(TimestampTz t)
+{
+	return t >= 0 ? t / USECS_PER_DAY : -((-t + USECS_PER_DAY - 1) / USECS_PER_DAY);
+}
+
+/* Position of a value in the sorted array, and whether it is there. */
+static int
+find_distinct(const AudAggregateState *state, Jsonb *value, int64 day, bool *found)
+{
+	int			low = 0,
+				high = state->nvalues;
+
+	while (low < high)
+	{
+		int			middle = (low + high) / 2;
+		const AudDistinct *d = &state->values[middle];
+		int			order;
+
+		if (value != NULL)
+			order = compareJsonbContainers(&d->value->root, &value->root);
+		else
+			order = (d->day > day) - (d->day < day);
+		if (order == 0)
+		{
+			*found = true;
+			return middle;
+		}
+		if (order < 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	*found = false;
+	return low;
+}
+
+/* Counts one more of a value. */
+static void
+add_distinct(AudAggregateState *state, Jsonb *value, int64 day)
+{
+	bool		found;
+	int			at = find_distinct(state, value, day, &found);
+
+	if (found)
+	{
+		state->values[at].count++;
+		return;
+	}
+	if (state->nvalues == state->max_values)
+	{
+		int			max = state->max_values ? state->max_values * 2 : 4;
+		AudDistinct *values = palloc(max * sizeof(AudDistinct));
+
+		if (state->nvalues > 0)
+			memcpy(values, state->values, state->nvalues * sizeof(AudDistinct));
+		state->values = values;
+		state->max_values = max;
+	}
+	memmove(&state->values[at + 1], &state->values[at],
+			(state->nvalues - at) * sizeof(AudDistinct));
+	state->values[at].value = value;
+	state->values[at].day = day;
+	state->values[at].count = 1;
+	state->nvalues++;
+}
+
+/* Counts one less; what is not there was never counted: the state is stale. */
+static void
+remove_distinct(AudAggregateState *state, Jsonb *value, int64 day)
+{
+	bool		found;
+	int			at = find_distinct(state, value, day, &found);
+
+	if (!found)
+		state->stale = true;
+	else if (--state->values[at].count == 0)
+	{
+		memmove(&state->values[at], &state->values[at + 1],
+				(state->nvalues - at - 1) * sizeof(AudDistinct));
+		state->nvalues--;
+	}
+}
+
+/*
+ * Does the event count for the aggregate?  If so, true and in *value what its
+ * property holds (NULL without a property), using *room.
+ */
+static bool
+event_counts(const AudAggregateDef *def, const AudEvent *event,
+			 const AudClock *clock, const JsonbValue **value, JsonbValue *room)
+{
+	AudEventDoc doc;
+
+	*value = NULL;
+	if (def->last != 0)
+	{
+		if (event->time <= clock->now - def->last ||
+			event->time > clock->now + clock->max_future_skew)
+			return false;
+	}
+	else if (event->time < def->from || event->time >= def->to)
+		return false;
+
+	if (def->where == NULL && def->property == NULL)
+		return true;
+	aud_event_doc_init(&doc, clock, event->type, event->type_len, event->time,
+					   event->id, event->id_len,
+					   event->properties, event->context);
+	if (def->where != NULL &&
+		!aud_eval_node(def->rule, def->where, &doc.doc))
+		return false;
+	if (def->property != NULL)
+	{
+		JsonbValue	start_room;
+		const JsonbValue *start;
+		int			nused;
+
+		start = doc.doc.start(&doc.doc, def->rule, def->property, &start_room, &nused);
+		*value = aud_path_collect(def->rule, def->property, nused, start, room);
+		if (*value == NULL || (*value)->type == jbvNull)
+			return false;
+		if (def->state == AUD_STATE_SUM || def->kind == AUD_AGG_MIN ||
+			def->kind == AUD_AGG_MAX)
+			return (*value)->type == jbvNumeric;
+	}
+	return true;
+}
+
+/* A copy of a value as a jsonb of its own. */
+static Jsonb *
+own_value(const JsonbValue *value)
+{
+	JsonbValue	copy = *value;
+
+	return JsonbValueToJsonb(&copy);
+}
+
+/* Makes the event the state's first or last, if it is. */
+static void
+fold_edge(const AudAggregateDef *def, AudAggregateState *state,
+		  const AudEvent *event, const JsonbValue *value)
+{
+	bool		first = def->kind == AUD_AGG_FIRST || def->kind == AUD_AGG_FIRST_TIME;
+
+	if (state->count > 0)
+	{
+		int			order = event_order(event->time, event->id, event->id_len,
+										state->time, state->id, state->id_len);
+
+		if (first ? order >= 0 : order <= 0)
+			return;
+	}
+	state->count = 1;
+	state->time = event->time;
+	state->id = pnstrdup(event->id, event->id_len);
+	state->id_len = event->id_len;
+	state->value = NULL;
+	if (def->kind == AUD_AGG_FIRST || def->kind == AUD_AGG_LAST)
+		state->value = own_value(value);
+}
+
+/*
+ * Folds an event into the state, if it counts.  The clock is the one the state
+ * is exact for; its skew must reach up to what is accepted now.
+ */
+void
+aud_aggregate_fold(const AudAggregateDef *def, AudAggregateState *state,
+				   const AudEvent *event, const AudClock *clock)
+{
+	JsonbValue	room;
+	const JsonbValue *value;
+	AudDecimal	number;
+
+	if (!event_counts(def, event, clock, &value, &room))
+		return;
+
+	state->changed = true;
+	if (def->last != 0 && (state->count == 0 || event->time < state->oldest))
+		state->oldest = event->time;
+	switch (def->state)
+	{
+		case AUD_STATE_COUNT:
+			state->count++;
+			break;
+		case AUD_STATE_SUM:
+			state->count++;
+			aud_decimal_set_numeric(&number, value->val.numeric);
+			aud_decimal_add(&state->sum, &number, false);
+			break;
+		case AUD_STATE_EXTREME:
+			aud_decimal_set_numeric(&number, value->val.numeric);
+			if (state->count == 0 ||
+				(def->kind == AUD_AGG_MIN ?
+				 aud_decimal_compare(&number, &state->sum) < 0 :
+				 aud_decimal_compare(&number, &state->sum) > 0))
+				state->sum = number;
+			state->count = 1;
+			break;
+		case AUD_STATE_EDGE:
+			fold_edge(def, state, event, value);
+			break;
+		case AUD_STATE_VALUES:
+			state->count++;
+			if (def->kind == AUD_AGG_DAYS_ACTIVE)
+				add_distinct(state, NULL, day_of(event->time));
+			else
+				add_distinct(state, own_value(value), 0);
+			break;
+		case AUD_STATE_SEQUENCE:
+			break;
+	}
+}
+
+/*
+ * Takes an event out of the state that has left the window, if it counted as
+ * of "clock", the instant the state is exact for.
+ */
+void
+aud_aggregate_unfold(const AudAggregateDef *def, AudAggregateState *state,
+					 const AudEvent *event, const AudClock *clock)
+{
+	JsonbValue	room;
+	const JsonbValue *value;
+	AudDecimal	number;
+
+	if (state->overflow || state->stale ||
+		!event_counts(def, event, clock, &value, &room))
+		return;
+
+	state->changed = true;
+	if (state->count <= 0)
+	{
+		/* it was stored without evaluation */
+		state->stale = true;
+		return;
+	}
+	state->count--;
+	switch (def->state)
+	{
+		case AUD_STATE_SUM:
+			aud_decimal_set_numeric(&number, value->val.numeric);
+			aud_decimal_add(&state->sum, &number, true);
+			break;
+		case AUD_STATE_VALUES:
+			if (def->kind == AUD_AGG_DAYS_ACTIVE)
+				remove_distinct(state, NULL, day_of(event->time));
+			else
+				remove_distinct(state, own_value(value), 0);
+			break;
+		default:
+			break;
+	}
+}
+
+/* Sets *value to a jsonb of the state's. */
+static void
+set_json(AudAggregateValue *value, Jsonb *jsonb)
+{
+	if (JB_ROOT_IS_SCALAR(jsonb))
+		JsonbExtractScalar(&jsonb->root, &value->json);
+	else
+	{
+		value->json.type = jbvBinary;
+		value->json.val.binary.data = &jsonb->root;
+		value->json.val.binary.len = VARSIZE(jsonb) - VARHDRSZ;
+	}
+	value->kind = AUD_AGGVALUE_JSON;
+	if (value->json.type == jbvNumeric)
+	{
+		value->kind = AUD_AGGVALUE_NUMBER;
+		aud_decimal_set_numeric(&value->number, value->json.val.numeric);
+	}
+}
+
+/* Sets *value to the most frequent of the values, ties to the smallest. */
+static void
+set_most_frequent(AudAggregateValue *value, const AudAggregateState *state)
+{
+	int			best = 0;
+
+	for (int i = 1; i < state->nvalues; i++)
+		if (state->values[i].count > state->values[best].count)
+			best = i;
+	set_json(value, state->values[best].value);
+}
+
+/*
+ * The aggregate's value.  It may point into the state.  Allocates in the
+ * current context where it must.
+ */
+void
+aud_aggregate_value(const AudAggregateDef *def, const AudAggregateState *state,
+					AudAggregateValue *value)
+{
+	value->kind = AUD_AGGVALUE_MISSING;
+	if (def->state == AUD_STATE_SEQUENCE)
+	{
+		value->kind = AUD_AGGVALUE_BOOL;
+		value->holds = state->count > 0;
+		return;
+	}
+	if (def->kind == AUD_AGG_COUNT)
+	{
+		value->kind = AUD_AGGVALUE_NUMBER;
+		aud_decimal_set_int(&value->number, state->count);
+		return;
+	}
+	if (aud_aggregate_is_size(def))
+	{
+		value->kind = AUD_AGGVALUE_NUMBER;
+		aud_decimal_set_int(&value->number, state->nvalues);
+		return;
+	}
+	if (state->overflow && state->value != NULL)
+	{
+		set_json(value, state->value);
+		return;
+	}
+	if (state->count == 0)
+	{
+		if (def->kind == AUD_AGG_SUM)
+		{
+			value->kind = AUD_AGGVALUE_NUMBER;
+			aud_decimal_set_int(&value->number, 0);
+		}
+		return;
+	}
+	switch (def->kind)
+	{
+		case AUD_AGG_SUM:
+			value->kind = AUD_AGGVALUE_NUMBER;
+			value->number = state->sum;
+			break;
+		case AUD_AGG_AVG:
+			value->kind = AUD_AGGVALUE_NUMBER;
+			aud_decimal_set_numeric(&value->number,
+									DatumGetNumeric(DirectFunctionCall2(numeric_div,
+																		NumericGetDatum(aud_decimal_numeric(&state->sum)),
+																		NumericGetDatum(int64_to_numeric(state->count)))));
+			break;
+		case AUD_AGG_MIN:
+		case AUD_AGG_MAX:
+			if (def->state == AUD_STATE_EXTREME)
+			{
+				value->kind = AUD_AGGVALUE_NUMBER;
+				value->number = state->sum;
+			}
+			else
+				set_json(value, state->values[def->kind == AUD_AGG_MIN ? 0 : state->nvalues - 1].value);
+			break;
+		case AUD_AGG_FIRST:
+		case AUD_AGG_LAST:
+			set_json(value, state->value);
+			break;
+		case AUD_AGG_FIRST_TIME:
+		case AUD_AGG_LAST_TIME:
+			value->kind = AUD_AGGVALUE_TIME;
+			value->time = state->time;
+			break;
+		case AUD_AGG_MOST_FREQUENT:
+			set_most_frequent(value, state);
+			break;
+		default:
+			break;
+	}
+}
+
+/*
+ * The value as jsonb has it (a time is its text), NULL when missing.  Uses
+ * *room and allocates in the current context.
+ */
+const JsonbValue *
+aud_aggregate_json(const AudAggregateValue *value, JsonbValue *room)
+{
+	StringInfoData text;
+
+	switch (value->kind)
+	{
+		case AUD_AGGVALUE_MISSING:
+			return NULL;
+		case AUD_AGGVALUE_NUMBER:
+			room->type = jbvNumeric;
+			room->val.numeric = aud_decimal_numeric(&value->number);
+			return room;
+		case AUD_AGGVALUE_TIME:
+			initStringInfo(&text);
+			aud_timestamp_append(&text, value->time);
+			room->type = jbvString;
+			room->val.string.val = text.data;
+			room->val.string.len = text.len;
+			return room;
+		case AUD_AGGVALUE_JSON:
+			return &value->json;
+		case AUD_AGGVALUE_BOOL:
+			room->type = jbvBool;
+			room->val.boolean = value->holds;
+			return room;
+	}
+	elog(ERROR, "unrecognized value kind: %d", value->kind);
+}

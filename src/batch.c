@@ -1,0 +1,274 @@
+/*-------------------------------------------------------------------------
+ *
+ * batch.c
+ *	  A batch's users: collecting them, locking and reading their profiles.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "batch.h"
+#include "store.h"
+
+/* An empty batch in a memory context of its own below the current one. */
+AudBatch *
+aud_batch_begin(const AudDefinitions *defs, const char *reason)
+{
+	MemoryContext mcxt = AllocSetContextCreate(CurrentMemoryContext,
+											   "audience batch",
+											   ALLOCSET_DEFAULT_SIZES);
+	AudBatch   *batch = MemoryContextAllocZero(mcxt, sizeof(AudBatch));
+
+	batch->mcxt = mcxt;
+	batch->defs = defs;
+	batch->reason = reason;
+	aud_clock_init(&batch->clock);
+	return batch;
+}
+
+/* Frees the batch. */
+void
+aud_batch_end(AudBatch *batch)
+{
+	MemoryContextDelete(batch->mcxt);
+}
+
+/*
+ * Adds a user, whose id is copied; users come in C order of their ids, each
+ * once.  The result is valid until the next call.
+ */
+AudUser *
+aud_batch_add(AudBatch *batch, const char *id, int id_len)
+{
+	MemoryContext old = MemoryContextSwitchTo(batch->mcxt);
+	AudUser    *user;
+
+	if (batch->nusers == batch->max_users)
+	{
+		batch->max_users = batch->max_users ? batch->max_users * 2 : 16;
+		batch->users = batch->users ?
+			repalloc_huge(batch->users, batch->max_users * sizeof(AudUser)) :
+			palloc(batch->max_users * sizeof(AudUser));
+	}
+	user = &batch->users[batch->nusers++];
+	memset(user, 0, sizeof(*user));
+	user->id = pnstrdup(id, id_len);
+	user->id_len = id_len;
+	MemoryContextSwitchTo(old);
+	return user;
+}
+
+/* The ids of those users that have a profile, or of those that have none. */
+static Datum
+user_ids(AudBatch *batch, bool exists, int *n)
+{
+	const char **ids = palloc(Max(batch->nusers, 1) * sizeof(char *));
+	int		   *lengths = palloc(Max(batch->nusers, 1) * sizeof(int));
+
+	*n = 0;
+	for (int i = 0; i < batch->nusers; i++)
+		if (batch->users[i].exists == exists)
+		{
+			ids[*n] = batch->users[i].id;
+			lengths[(*n)++] = batch->users[i].id_len;
+		}
+	return aud_store_text_array(ids, lengths, *n);
+}
+
+/* The ids of all users that have a profile, as text[]. */
+Datum
+aud_batch_user_ids(AudBatch *batch)
+{
+	int			n;
+
+	return user_ids(batch, true, &n);
+}
+
+/*
+ * The user that a row's text column names, walking on from *at; rows come in
+ * the users' order.
+ */
+static AudUser *
+next_user(AudBatch *batch, HeapTuple tuple, TupleDesc tupdesc, int *at)
+{
+	bool		isnull;
+	text	   *id = DatumGetTextPP(SPI_getbinval(tuple, tupdesc, 1, &isnull));
+	int			len = VARSIZE_ANY_EXHDR(id);
+
+	while (*at < batch->nusers &&
+		   (batch->users[*at].id_len != len ||
+			memcmp(batch->users[*at].id, VARDATA_ANY(id), len) != 0))
+		(*at)++;
+	if (*at >= batch->nusers)
+		elog(ERROR, "a row for a user that was not asked for");
+	return &batch->users[*at];
+}
+
+/* Sets a user from its profile's row; the row must outlive the batch. */
+void
+aud_batch_set_row(AudBatch *batch, AudUser *user, HeapTuple tuple, TupleDesc tupdesc)
+{
+	bool		isnull;
+	Datum		datum;
+
+	user->exists = true;
+	datum = SPI_getbinval(tuple, tupdesc, AUD_PROFILE_ATTRIBUTES, &isnull);
+	user->attributes = DatumGetJsonbP(datum);
+	datum = SPI_getbinval(tuple, tupdesc, AUD_PROFILE_FIRST_SEEN, &isnull);
+	user->first_seen = isnull ? PG_INT64_MAX : DatumGetTimestampTz(datum);
+	datum = SPI_getbinval(tuple, tupdesc, AUD_PROFILE_LAST_SEEN, &isnull);
+	user->last_seen = isnull ? PG_INT64_MIN : DatumGetTimestampTz(datum);
+	datum = SPI_getbinval(tuple, tupdesc, AUD_PROFILE_EVALUATED_AT, &isnull);
+	user->as_of = DatumGetTimestampTz(datum);
+	datum = SPI_getbinval(tuple, tupdesc, AUD_PROFILE_STATE, &isnull);
+	user->is_new = isnull;
+	aud_user_state_read(batch->defs, user, isnull ? NULL : DatumGetByteaPP(datum));
+	aud_user_set_now(user, &batch->clock);
+}
+
+/* Reads the rows of one of the statements that return profiles. */
+static void
+read_rows(AudBatch *batch, AudStatement statement)
+{
+	Datum		args[1];
+	uint64		n;
+	int			at = 0;
+
+	args[0] = aud_batch_user_ids(batch);
+	n = aud_store_execute(statement, args, NULL, batch->read_only);
+	for (uint64 i = 0; i < n; i++)
+		aud_batch_set_row(batch,
+						  next_user(batch, SPI_tuptable->vals[i], SPI_tuptable->tupdesc, &at),
+						  SPI_tuptable->vals[i], SPI_tuptable->tupdesc);
+}
+
+/* Reads the profiles without locking them; users without one do not exist. */
+void
+aud_batch_read(AudBatch *batch)
+{
+	MemoryContext old = MemoryContextSwitchTo(batch->mcxt);
+
+	for (int i = 0; i < batch->nusers; i++)
+		batch->users[i].exists = true;
+	for (int i = 0; i < batch->nusers; i++)
+		batch->users[i].states = NULL;
+	read_rows(batch, AUD_READ_PROFILES);
+	for (int i = 0; i < batch->nusers; i++)
+		batch->users[i].exists = batch->users[i].states != NULL;
+	MemoryContextSwitchTo(old);
+}
+
+/* Marks the users that have a profile. */
+static void
+find_profiles(AudBatch *batch)
+{
+	Datum		args[1];
+	uint64		n;
+	int			at = 0;
+	int			count;
+
+	for (int i = 0; i < batch->nusers; i++)
+		batch->users[i].exists = false;
+	args[0] = user_ids(batch, false, &count);
+	n = aud_store_execute(AUD_FIND_PROFILES, args, NULL, false);
+	for (uint64 i = 0; i < n; i++)
+		next_user(batch, SPI_tuptable->vals[i], SPI_tuptable->tupdesc, &at)->exists = true;
+	SPI_freetuptable(SPI_tuptable);
+}
+
+/*
+ * Makes the profiles that are missing (another session may be quicker); until
+ * the batch is written they are without a state.
+ */
+static void
+create_profiles(AudBatch *batch)
+{
+	Datum		args[2];
+	int			count;
+
+	args[0] = user_ids(batch, false, &count);
+	args[1] = TimestampTzGetDatum(batch->clock.now);
+	if (count == 0)
+		return;
+	aud_store_execute(AUD_CREATE_PROFILES, args, NULL, false);
+	SPI_freetuptable(SPI_tuptable);
+	for (int i = 0; i < batch->nusers; i++)
+		batch->users[i].exists = true;
+}
+
+/*
+ * Makes the missing profiles of a batch that is only part of a statement's
+ * users: all of them must be there before the first is locked.
+ */
+void
+aud_batch_create(AudBatch *batch)
+{
+	MemoryContext old = MemoryContextSwitchTo(batch->mcxt);
+
+	find_profiles(batch);
+	create_profiles(batch);
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Locks the users' profiles, in C order of the ids, and reads them.  With
+ * "create" all exist afterwards: one that is erased meanwhile is made again.
+ * Without, those that have no profile do not exist.
+ */
+void
+aud_batch_lock(AudBatch *batch, bool create)
+{
+	MemoryContext old = MemoryContextSwitchTo(batch->mcxt);
+	bool		again;
+
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		find_profiles(batch);
+		if (create)
+			create_profiles(batch);
+		for (int i = 0; i < batch->nusers; i++)
+			batch->users[i].states = NULL;
+		read_rows(batch, AUD_LOCK_PROFILES);
+		again = false;
+		for (int i = 0; i < batch->nusers; i++)
+			if (batch->users[i].states == NULL)
+			{
+				again |= create && batch->users[i].exists;
+				batch->users[i].exists = false;
+			}
+	} while (again);
+	MemoryContextSwitchTo(old);
+}
+
+/* Reads the stored memberships of all users. */
+void
+aud_batch_read_members(AudBatch *batch)
+{
+	MemoryContext old = MemoryContextSwitchTo(batch->mcxt);
+	Datum		args[1];
+	uint64		n;
+	int			at = 0;
+
+	args[0] = aud_batch_user_ids(batch);
+	n = aud_store_execute(AUD_READ_MEMBERS, args, NULL, batch->read_only);
+	for (uint64 i = 0; i < n; i++)
+	{
+		AudUser    *user = next_user(batch, SPI_tuptable->vals[i], SPI_tuptable->tupdesc, &at);
+		bool		isnull;
+
+		/* rows of one user stand together: room for all that are left */
+		if (user->members == NULL)
+			user->members = palloc((n - i) * sizeof(int32));
+		user->members[user->nmembers++] =
+			DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2, &isnull));
+	}
+	SPI_freetuptable(SPI_tuptable);
+	MemoryContextSwitchTo(old);
+}

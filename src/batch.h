@@ -1,0 +1,135 @@
+/*-------------------------------------------------------------------------
+ *
+ * batch.h
+ *	  The engine's unit of work: some users, what has happened to them, and
+ *	  the memberships that follow.
+ *
+ *	  aud_batch_begin		an empty batch
+ *	  aud_batch_add			its users, in C order of their ids
+ *	  aud_batch_lock		profiles locked (new ones made) and read
+ *	  (the caller)			gives users their events and attributes
+ *	  aud_batch_advance		states brought to now: events in, what fell out of
+ *							windows out, what cannot be kept made anew
+ *	  aud_batch_decide		memberships that changed
+ *	  aud_batch_write		profiles, memberships, transitions
+ *
+ * Everything lives in the batch's memory context.  The caller holds the
+ * definitions lock and has connected to SPI.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef AUD_BATCH_H
+#define AUD_BATCH_H
+
+#include "postgres.h"
+
+#include "access/htup.h"
+#include "access/tupdesc.h"
+
+#include "definitions.h"
+
+/* an aggregate whose value may have changed, and what it was */
+typedef struct AudTouched
+{
+	int			aggregate;
+	AudAggregateValue before;
+} AudTouched;
+
+typedef struct AudUser
+{
+	const char *id;				/* NUL-terminated */
+	int			id_len;
+	bool		exists;			/* has a profile (after aud_batch_lock: always, if asked for) */
+	bool		is_new;			/* never evaluated: its profile has no state yet */
+	bool		write;			/* the profile's row must be written */
+	bool		rebuild;		/* all states are made anew from the events */
+
+	Jsonb	   *attributes;
+	Jsonb	   *old_attributes; /* before this batch changed them; NULL: it did not */
+	TimestampTz first_seen;		/* PG_INT64_MAX: no event yet */
+	TimestampTz last_seen;		/* PG_INT64_MIN: no event yet */
+	TimestampTz as_of;			/* the states are exact for this instant */
+	TimestampTz now;			/* what the user is evaluated for */
+	TimestampTz horizon;		/* earliest event that was ahead of a window's end */
+	AudAggregateState *states;	/* one for each aggregate */
+
+	int			nstatics;		/* numbers of the static segments it is in, ascending */
+	int32	   *statics;
+	int			statics_changed;	/* number of the static segment entered or left, 0: none */
+
+	int			nmembers;		/* stored memberships, when asked for: numbers, ascending */
+	int32	   *members;
+
+	int			nevents;		/* new ones, in the order of time and id */
+	AudEvent   *events;
+
+	int			ntouched;
+	int			max_touched;
+	AudTouched *touched;
+} AudUser;
+
+/* one change of membership */
+typedef struct AudChange
+{
+	int			user;
+	int			segment;
+	bool		added;
+	float8		score;			/* below 0: none */
+	const char *reason;
+} AudChange;
+
+typedef struct AudBatch
+{
+	MemoryContext mcxt;
+	const AudDefinitions *defs;
+	AudClock	clock;
+	const char *reason;			/* of transitions, but those of "fill" segments */
+	bool		read_only;		/* nothing is written: see what the active snapshot sees */
+	bool	   *refill;			/* by aggregate: made anew for every user; NULL: none */
+
+	int			nusers;
+	int			max_users;
+	AudUser    *users;
+
+	/* segments whose stored membership counts, not what it should be */
+	bool	   *fill;			/* by segment index; NULL: none */
+	bool		fill_all;
+	const char *fill_reason;
+
+	int			nchanges;
+	int			max_changes;
+	AudChange  *changes;
+
+} AudBatch;
+
+extern AudBatch *aud_batch_begin(const AudDefinitions *defs, const char *reason);
+extern void aud_batch_end(AudBatch *batch);
+extern AudUser *aud_batch_add(AudBatch *batch, const char *id, int id_len);
+extern void aud_batch_create(AudBatch *batch);
+extern void aud_batch_lock(AudBatch *batch, bool create);
+extern void aud_batch_read(AudBatch *batch);
+extern void aud_batch_set_row(AudBatch *batch, AudUser *user, HeapTuple tuple, TupleDesc tupdesc);
+extern Datum aud_batch_user_ids(AudBatch *batch);
+extern void aud_batch_read_members(AudBatch *batch);
+extern void aud_batch_advance(AudBatch *batch);
+extern void aud_batch_decide(AudBatch *batch);
+extern void aud_batch_add_change(AudBatch *batch, int user, int segment, bool added, float8 rule_score, const char *reason);
+extern void aud_batch_write(AudBatch *batch);
+
+/* user_state.c: the profile's state column */
+extern bytea *aud_user_state_write(const AudDefinitions *defs, const AudUser *user);
+extern void aud_user_state_read(const AudDefinitions *defs, AudUser *user, const bytea *state);
+extern void aud_user_set_now(AudUser *user, const AudClock *clock);
+extern bool aud_user_in_static(const AudUser *user, int32 number);
+extern void aud_user_touch(const AudDefinitions *defs, AudUser *user, int aggregate);
+
+/* decide.c: evaluation of one user */
+typedef struct AudDecider AudDecider;
+extern AudDecider *aud_decider_create(const AudDefinitions *defs, const AudClock *clock);
+extern void aud_decider_set_user(AudDecider *decider, AudUser *user);
+extern bool aud_decider_leaf_holds(AudDecider *decider, int leaf);
+extern bool aud_decider_holds(AudDecider *decider, const AudInstruction *program);
+extern float8 aud_decider_score(AudDecider *decider, const AudInstruction *program);
+extern Jsonb *aud_decider_leaf_actual(AudDecider *decider, int leaf);
+
+#endif							/* AUD_BATCH_H */

@@ -1,0 +1,187 @@
+/*-------------------------------------------------------------------------
+ *
+ * definitions_lock.c
+ *	  Definitions against ingestion.
+ *
+ * Whoever changes a user's state or memberships holds RowExclusiveLock on
+ * table segments until its transaction ends: a fast-path lock, which costs
+ * next to nothing and conflicts with no other of its kind.  Whoever changes
+ * definitions holds ShareRowExclusiveLock: it waits for open transactions
+ * that have ingested, and ingestion waits for it.  Reading, pg_dump included,
+ * conflicts with neither.
+ *
+ * A lock request that waits makes all later ones queue behind it, so a change
+ * that waited for a long transaction would stop ingestion meanwhile.  It
+ * waits in short attempts instead, and lets the queue through between them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "storage/proc.h"
+#include "storage/sinvaladt.h"
+#include "utils/builtins.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "definitions.h"
+#include "settings.h"
+#include "store.h"
+
+PG_FUNCTION_INFO_V1(aud_definitions_lock);
+
+#define ATTEMPT_MS	100
+#define PAUSE_MS	50
+
+/* Keeps definitions from changing until the transaction ends. */
+void
+aud_definitions_lock_shared(void)
+{
+	LockRelationOid(aud_definitions_table("segments"), RowExclusiveLock);
+}
+
+/*
+ * The definitions, kept from changing until the transaction ends.  Under a
+ * snapshot for the whole transaction that is older than the definitions,
+ * 40001: what it sees of the users was judged by others.  Connected to SPI.
+ */
+const AudDefinitions *
+aud_definitions_get_shared(void)
+{
+	const AudDefinitions *defs;
+
+	aud_definitions_lock_shared();
+	defs = aud_definitions_get();
+	if (IsolationUsesXactSnapshot())
+	{
+		bool		isnull;
+
+		if (aud_store_execute(AUD_READ_VERSION, NULL, NULL, false) != 1 ||
+			DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+										1, &isnull)) != defs->version)
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("could not serialize access due to a concurrent change of definitions"),
+					 errhint("The transaction might succeed if retried.")));
+	}
+	return defs;
+}
+
+/* One attempt of at most "ms" milliseconds; false if it ran out. */
+static bool
+attempt(Oid relid, int ms)
+{
+	MemoryContext mcxt = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	int			lock_timeout = LockTimeout;
+	volatile bool locked = true;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(mcxt);
+	LockTimeout = ms;
+	PG_TRY();
+	{
+		LockRelationOid(relid, ShareRowExclusiveLock);
+		LockTimeout = lock_timeout;
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		LockTimeout = lock_timeout;
+		MemoryContextSwitchTo(mcxt);
+		error = CopyErrorData();
+		RollbackAndReleaseCurrentSubTransaction();
+		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+			ReThrowError(error);
+		FlushErrorState();
+		FreeErrorData(error);
+		locked = false;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(mcxt);
+	CurrentResourceOwner = owner;
+	return locked;
+}
+
+/* The processes that hold a conflicting lock, as "123, 456". */
+static char *
+blockers(Oid relid)
+{
+	StringInfoData text;
+	LOCKTAG		tag;
+	int			n;
+	VirtualTransactionId *holders;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, relid);
+	holders = GetLockConflicts(&tag, ShareRowExclusiveLock, &n);
+	initStringInfo(&text);
+	for (int i = 0; i < n; i++)
+	{
+		PGPROC	   *proc = BackendIdGetProc(holders[i].backendId);
+
+		if (proc != NULL)
+			appendStringInfo(&text, "%s%d", text.len > 0 ? ", " : "", proc->pid);
+	}
+	return text.len > 0 ? text.data : pstrdup("unknown");
+}
+
+/*
+ * At REPEATABLE READ and above a change must see all that was ingested before
+ * it got the lock: 40001 if the snapshot is older than that.
+ */
+static void
+check_snapshot(void)
+{
+	Snapshot	latest,
+				mine;
+
+	if (!IsolationUsesXactSnapshot())
+		return;
+	mine = GetTransactionSnapshot();
+	latest = GetLatestSnapshot();
+	if (mine->xmax != latest->xmax || mine->xmin != latest->xmin ||
+		mine->xcnt != latest->xcnt)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access due to concurrent transactions"),
+				 errdetail("Definitions cannot be changed under a snapshot that is older than what has been committed."),
+				 errhint("The transaction might succeed if retried.")));
+}
+
+/*
+ * definitions_lock(): keeps everyone else from changing definitions and from
+ * ingesting until the transaction ends.  Waits up to audience.definition_wait,
+ * then 55P03 with the processes waited for.
+ */
+Datum
+aud_definitions_lock(PG_FUNCTION_ARGS)
+{
+	Oid			relid = aud_definitions_table("segments");
+	TimestampTz start = GetCurrentTimestamp();
+
+	while (!ConditionalLockRelationOid(relid, ShareRowExclusiveLock))
+	{
+		int			left = aud_definition_wait -
+			(int) TimestampDifferenceMilliseconds(start, GetCurrentTimestamp());
+
+		CHECK_FOR_INTERRUPTS();
+		if (left <= 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+					 errmsg("could not change definitions while others are using them"),
+					 errdetail("Waited for process %s.", blockers(relid)),
+					 errhint("Try again when those transactions have ended, or raise \"audience.definition_wait\".")));
+		if (attempt(relid, Min(left, ATTEMPT_MS)))
+			break;
+		pg_usleep(PAUSE_MS * 1000L);
+	}
+	check_snapshot();
+	PG_RETURN_VOID();
+}

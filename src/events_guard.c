@@ -1,0 +1,190 @@
+/*-------------------------------------------------------------------------
+ *
+ * events_guard.c
+ *	  Events are append-only: the trigger that says so, and the two functions
+ *	  that it lets through.
+ *
+ * Privileges alone would not do: they bind neither the owner nor superusers,
+ * and an event that goes behind the engine's back leaves every state that
+ * counted it wrong.  A user's events go as a whole or not at all: to nowhere
+ * (profile_erase) or to another user (profile_merge), and the callers of the
+ * two functions here put the states right.
+ *
+ * What the engine is doing is kept in a variable of the session, set for the
+ * length of one call and put back whichever way that ends.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+
+#include "events_guard.h"
+#include "store.h"
+
+PG_FUNCTION_INFO_V1(aud_events_guard);
+PG_FUNCTION_INFO_V1(aud_events_delete);
+PG_FUNCTION_INFO_V1(aud_events_move);
+
+typedef enum Doing
+{
+	DOING_NOTHING,
+	DOING_DELETE,
+	DOING_MOVE
+} Doing;
+
+static Doing doing = DOING_NOTHING;
+
+/* plans kept for the session */
+static SPIPlanPtr delete_plan = NULL;
+static SPIPlanPtr copy_plan = NULL;
+
+/*
+ * Are the events that are being inserted those of another user, moved?  They
+ * have been checked before, and whoever moves them evaluates.
+ */
+bool
+aud_events_moving(void)
+{
+	return doing == DOING_MOVE;
+}
+
+/*
+ * events_guard(): trigger before each statement that would change events that
+ * are there.  0A000 unless it is one of this file's own.
+ */
+Datum
+aud_events_guard(PG_FUNCTION_ARGS)
+{
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"events_guard\" must be called by a trigger")));
+	if (doing == DOING_NOTHING ||
+		!TRIGGER_FIRED_BY_DELETE(((TriggerData *) fcinfo->context)->tg_event))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("events are append-only"),
+				 errhint("Use profile_erase to remove everything about a user.")));
+	return PointerGetDatum(NULL);
+}
+
+/*
+ * Runs one of the statements on a user's events, keeping its plan in *plan;
+ * returns how many rows that was.  Connected to SPI.
+ */
+static int64
+execute(SPIPlanPtr *plan, const char *statement, int nargs, Datum *args)
+{
+	int			result;
+
+	if (*plan == NULL)
+	{
+		Oid			types[2] = {TEXTOID, TEXTOID};
+		SPIPlanPtr	new = SPI_prepare_cursor(statement, nargs, types,
+											 CURSOR_OPT_GENERIC_PLAN);
+
+		if (new == NULL)
+			elog(ERROR, "could not prepare \"%s\": %s", statement,
+				 SPI_result_code_string(SPI_result));
+		SPI_keepplan(new);
+		*plan = new;
+	}
+	result = SPI_execute_plan(*plan, args, NULL, false, 0);
+	if (result < 0)
+		elog(ERROR, "could not run \"%s\": %s", statement,
+			 SPI_result_code_string(result));
+	return SPI_processed;
+}
+
+/* Removes a user's events, how many.  Connected to SPI. */
+static int64
+delete_events(Datum user_id)
+{
+	return execute(&delete_plan,
+				   "DELETE FROM audience.events e WHERE e.user_id = $1",
+				   1, &user_id);
+}
+
+/*
+ * Gives copies of one user's events to another, but those that it has; how
+ * many.  received_at stays what it was.  In the order of the primary key, as
+ * all who insert events of several users should.  Connected to SPI.
+ */
+static int64
+copy_events(Datum from_user, Datum into_user)
+{
+	Datum		args[2] = {from_user, into_user};
+
+	return execute(&copy_plan,
+				   "INSERT INTO audience.events "
+				   "(user_id, occurred_at, event_id, event_type, properties, context, received_at) "
+				   "SELECT $2, e.occurred_at, e.event_id, e.event_type, e.properties, e.context, e.received_at "
+				   "FROM audience.events e WHERE e.user_id = $1 "
+				   "ORDER BY e.user_id, e.occurred_at, e.event_id "
+				   "ON CONFLICT DO NOTHING",
+				   2, args);
+}
+
+/*
+ * events_delete(user_id text) → bigint: removes a user's events, how many.
+ * The caller holds the user's profile.
+ */
+Datum
+aud_events_delete(PG_FUNCTION_ARGS)
+{
+	volatile int64 count = 0;
+	Doing		before = doing;
+	int			nestlevel;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	nestlevel = aud_store_begin();
+	PG_TRY();
+	{
+		doing = DOING_DELETE;
+		count = delete_events(PG_GETARG_DATUM(0));
+	}
+	PG_FINALLY();
+	{
+		doing = before;
+	}
+	PG_END_TRY();
+	aud_store_end(nestlevel);
+	SPI_finish();
+	PG_RETURN_INT64(count);
+}
+
+/*
+ * events_move(from_user text, into_user text) → bigint: gives one user's
+ * events to another, equal ones once; how many were new there.  Nothing is
+ * evaluated.
+ */
+Datum
+aud_events_move(PG_FUNCTION_ARGS)
+{
+	volatile int64 count = 0;
+	Doing		before = doing;
+	int			nestlevel;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	nestlevel = aud_store_begin();
+	PG_TRY();
+	{
+		doing = DOING_MOVE;
+		count = copy_events(PG_GETARG_DATUM(0), PG_GETARG_DATUM(1));
+		delete_events(PG_GETARG_DATUM(0));
+	}
+	PG_FINALLY();
+	{
+		doing = before;
+	}
+	PG_END_TRY();
+	aud_store_end(nestlevel);
+	SPI_finish();
+	PG_RETURN_INT64(count);
+}

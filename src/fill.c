@@ -1,0 +1,386 @@
+/*-------------------------------------------------------------------------
+ *
+ * fill.c
+ *	  Passes over many users: after a change of definitions, for a rebuild,
+ *	  and for the functions that set attributes or static memberships.
+ *
+ * A pass goes through the profiles in C order of the ids, a chunk at a time,
+ * each chunk one batch: aggregates that are new are made from the events, the
+ * segments asked for are compared with the stored memberships, and whatever
+ * else time has changed about those users is put right with it.
+ *
+ * Under the exclusive definitions lock nobody else writes profiles, so they
+ * are read without locking rows.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+
+#include "batch.h"
+#include "pass.h"
+#include "store.h"
+
+PG_FUNCTION_INFO_V1(aud_fill);
+PG_FUNCTION_INFO_V1(aud_rebuild);
+PG_FUNCTION_INFO_V1(aud_set_attributes);
+PG_FUNCTION_INFO_V1(aud_set_static);
+
+#define CHUNK_USERS		5000
+
+/*
+ * Reads the next chunk of profiles, those behind *after (NULL: from the
+ * first), into an empty batch; *after moves to the last.  False: no more.
+ */
+bool
+aud_pass_next(AudBatch *batch, char **after)
+{
+	MemoryContext old = MemoryContextSwitchTo(batch->mcxt);
+	Datum		args[2];
+	uint64		n;
+
+	args[0] = CStringGetTextDatum(*after ? *after : "");
+	args[1] = Int64GetDatum(CHUNK_USERS);
+	n = aud_store_execute(AUD_NEXT_PROFILES, args, NULL, batch->read_only);
+	for (uint64 i = 0; i < n; i++)
+	{
+		HeapTuple	tuple = SPI_tuptable->vals[i];
+		bool		isnull;
+		text	   *id = DatumGetTextPP(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 1, &isnull));
+		AudUser    *user = aud_batch_add(batch, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id));
+
+		aud_batch_set_row(batch, user, tuple, SPI_tuptable->tupdesc);
+	}
+	MemoryContextSwitchTo(old);
+	if (n > 0)
+		*after = pstrdup(batch->users[n - 1].id);
+	return n > 0;
+}
+
+/* The elements of an integer array argument, NULL or empty: none. */
+static int32 *
+int_array(FunctionCallInfo fcinfo, int arg, int *n)
+{
+	Datum	   *elements;
+	int32	   *result;
+
+	*n = 0;
+	if (PG_ARGISNULL(arg))
+		return NULL;
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(arg), INT4OID, sizeof(int32), true,
+					  TYPALIGN_INT, &elements, NULL, n);
+	result = palloc(Max(*n, 1) * sizeof(int32));
+	for (int i = 0; i < *n; i++)
+		result[i] = DatumGetInt32(elements[i]);
+	return result;
+}
+
+/*
+ * fill(segments int[], aggregates int[], reason text, other_reason text): goes
+ * through all users; makes the states of the aggregates with these numbers
+ * anew, and brings the stored memberships of these segments in line, as
+ * transitions with this reason.  Whatever else has changed about the users
+ * gets the other reason.  Under the exclusive definitions lock.
+ */
+Datum
+aud_fill(PG_FUNCTION_ARGS)
+{
+	const AudDefinitions *defs;
+	int			nsegments,
+				naggregates;
+	int32	   *segments = int_array(fcinfo, 0, &nsegments);
+	int32	   *aggregates = int_array(fcinfo, 1, &naggregates);
+	char	   *reason = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	char	   *other_reason = text_to_cstring(PG_GETARG_TEXT_PP(3));
+	bool	   *fill,
+			   *refill;
+	char	   *after = NULL;
+	bool		more = true;
+	int			nestlevel;
+
+	if (nsegments == 0 && naggregates == 0)
+		PG_RETURN_VOID();
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	nestlevel = aud_store_begin();
+	defs = aud_definitions_get();
+	fill = palloc0((defs->nsegments + 1) * sizeof(bool));
+	refill = palloc0((defs->naggregates + 1) * sizeof(bool));
+	for (int i = 0; i < nsegments; i++)
+	{
+		int			index = aud_definitions_find_segment_number(defs, segments[i]);
+
+		if (index >= 0)
+			fill[index] = true;
+	}
+	for (int i = 0; i < naggregates; i++)
+	{
+		int			index = aud_definitions_find_number(defs, aggregates[i]);
+
+		if (index >= 0)
+			refill[index] = true;
+	}
+	while (more)
+	{
+		AudBatch   *batch = aud_batch_begin(defs, other_reason);
+
+		batch->fill = fill;
+		batch->fill_reason = reason;
+		batch->refill = refill;
+		more = aud_pass_next(batch, &after);
+		if (more)
+		{
+			aud_batch_read_members(batch);
+			aud_batch_advance(batch);
+			aud_batch_decide(batch);
+			aud_batch_write(batch);
+		}
+		aud_batch_end(batch);
+	}
+	aud_store_end(nestlevel);
+	SPI_finish();
+	PG_RETURN_VOID();
+}
+
+/* A text array argument's elements in C order, each once; nulls are refused. */
+static char **
+sorted_texts(ArrayType *array, int *n)
+{
+	Datum	   *elements;
+	bool	   *nulls;
+	char	  **result;
+	int			kept = 0;
+
+	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &elements, &nulls, n);
+	result = palloc(Max(*n, 1) * sizeof(char *));
+	for (int i = 0; i < *n; i++)
+	{
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("user id must not be null")));
+		result[i] = TextDatumGetCString(elements[i]);
+	}
+	qsort(result, *n, sizeof(char *), pg_qsort_strcmp);
+	for (int i = 0; i < *n; i++)
+		if (kept == 0 || strcmp(result[kept - 1], result[i]) != 0)
+			result[kept++] = result[i];
+	*n = kept;
+	return result;
+}
+
+/*
+ * rebuild(user_ids text[], reason text) → bigint: makes the states of these
+ * users anew from the events, and their memberships from the rules; how many
+ * there are.
+ */
+Datum
+aud_rebuild(PG_FUNCTION_ARGS)
+{
+	int			n;
+	char	  **ids = sorted_texts(PG_GETARG_ARRAYTYPE_P(0), &n);
+	char	   *reason = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	const AudDefinitions *defs;
+	int64		count = 0;
+	int			nestlevel;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	nestlevel = aud_store_begin();
+	defs = aud_definitions_get_shared();
+	for (int i = 0; i < n;)
+	{
+		AudBatch   *batch = aud_batch_begin(defs, reason);
+
+		for (int end = Min(n, i + CHUNK_USERS); i < end; i++)
+			aud_batch_add(batch, ids[i], strlen(ids[i]));
+		batch->fill_all = true;
+		batch->fill_reason = reason;
+		aud_batch_lock(batch, false);
+		for (int u = 0; u < batch->nusers; u++)
+		{
+			batch->users[u].rebuild = true;
+			batch->users[u].is_new = false;
+			count += batch->users[u].exists;
+		}
+		aud_batch_read_members(batch);
+		aud_batch_advance(batch);
+		aud_batch_decide(batch);
+		aud_batch_write(batch);
+		aud_batch_end(batch);
+	}
+	aud_store_end(nestlevel);
+	SPI_finish();
+	PG_RETURN_INT64(count);
+}
+
+/* A user's patch, for sorting. */
+typedef struct Patch
+{
+	char	   *user_id;
+	int			position;
+	Jsonb	   *attributes;
+} Patch;
+
+/* Orders patches by user, then as they came. */
+static int
+compare_patches(const void *a, const void *b)
+{
+	const Patch *x = a;
+	const Patch *y = b;
+	int			order = strcmp(x->user_id, y->user_id);
+
+	return order != 0 ? order : (x->position > y->position) - (x->position < y->position);
+}
+
+/*
+ * set_attributes(user_ids text[], patches jsonb[]): merges each patch into the
+ * user's attributes, several of one user in their order, and brings the
+ * memberships in line.  Makes the profiles that are missing.
+ */
+Datum
+aud_set_attributes(PG_FUNCTION_ARGS)
+{
+	Datum	   *ids,
+			   *values;
+	int			n,
+				nvalues;
+	Patch	   *patches;
+	const AudDefinitions *defs;
+	AudBatch   *batch;
+	int			nestlevel;
+
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false, TYPALIGN_INT, &ids, NULL, &n);
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(1), JSONBOID, -1, false, TYPALIGN_INT, &values, NULL, &nvalues);
+	Assert(n == nvalues);
+	patches = palloc(Max(n, 1) * sizeof(Patch));
+	for (int i = 0; i < n; i++)
+	{
+		patches[i].user_id = TextDatumGetCString(ids[i]);
+		patches[i].position = i;
+		patches[i].attributes = DatumGetJsonbP(values[i]);
+	}
+	qsort(patches, n, sizeof(Patch), compare_patches);
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	nestlevel = aud_store_begin();
+	defs = aud_definitions_get_shared();
+	batch = aud_batch_begin(defs, "rule_evaluation");
+	for (int i = 0; i < n; i++)
+		if (i == 0 || strcmp(patches[i - 1].user_id, patches[i].user_id) != 0)
+			aud_batch_add(batch, patches[i].user_id, strlen(patches[i].user_id));
+	aud_batch_lock(batch, true);
+	for (int i = 0, u = 0; i < n; i++)
+	{
+		AudUser    *user;
+		MemoryContext old;
+
+		while (strcmp(batch->users[u].id, patches[i].user_id) != 0)
+			u++;
+		user = &batch->users[u];
+		if (user->old_attributes == NULL)
+			user->old_attributes = user->attributes;
+		old = MemoryContextSwitchTo(batch->mcxt);
+		user->attributes = aud_merge_patch(user->attributes, patches[i].attributes);
+		MemoryContextSwitchTo(old);
+		user->write = true;
+	}
+	aud_batch_advance(batch);
+	aud_batch_decide(batch);
+	aud_batch_write(batch);
+	aud_batch_end(batch);
+	aud_store_end(nestlevel);
+	SPI_finish();
+	PG_RETURN_VOID();
+}
+
+/* Enters a user into a static segment, or takes it out; false: it was so. */
+static bool
+change_static(AudBatch *batch, AudUser *user, int32 number, bool add)
+{
+	int			at = 0;
+	int32	   *statics;
+
+	while (at < user->nstatics && user->statics[at] < number)
+		at++;
+	if ((at < user->nstatics && user->statics[at] == number) == add)
+		return false;
+	statics = MemoryContextAlloc(batch->mcxt, (user->nstatics + 1) * sizeof(int32));
+	if (at > 0)
+		memcpy(statics, user->statics, at * sizeof(int32));
+	if (add)
+	{
+		statics[at] = number;
+		if (user->nstatics > at)
+			memcpy(statics + at + 1, user->statics + at, (user->nstatics - at) * sizeof(int32));
+		user->nstatics++;
+	}
+	else
+	{
+		user->nstatics--;
+		if (user->nstatics > at)
+			memcpy(statics + at, user->statics + at + 1, (user->nstatics - at) * sizeof(int32));
+	}
+	user->statics = statics;
+	user->statics_changed = number;
+	user->write = true;
+	return true;
+}
+
+/*
+ * set_static(segment int, user_ids text[], add bool, reason text) → bigint:
+ * enters users into a static segment (making the profiles that are missing)
+ * or takes them out; how many that changed.
+ */
+Datum
+aud_set_static(PG_FUNCTION_ARGS)
+{
+	int32		number = PG_GETARG_INT32(0);
+	int			n;
+	char	  **ids = sorted_texts(PG_GETARG_ARRAYTYPE_P(1), &n);
+	bool		add = PG_GETARG_BOOL(2);
+	char	   *reason = text_to_cstring(PG_GETARG_TEXT_PP(3));
+	const AudDefinitions *defs;
+	int64		count = 0;
+	int			nestlevel;
+	int			segment;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	nestlevel = aud_store_begin();
+	defs = aud_definitions_get_shared();
+	segment = aud_definitions_find_segment_number(defs, number);
+	for (int i = 0; segment >= 0 && i < n;)
+	{
+		AudBatch   *batch = aud_batch_begin(defs, "rule_evaluation");
+
+		/* all in one batch: locks must be taken in one order */
+		for (; i < n; i++)
+			aud_batch_add(batch, ids[i], strlen(ids[i]));
+		aud_batch_lock(batch, add);
+		for (int u = 0; u < batch->nusers; u++)
+			if (batch->users[u].exists &&
+				change_static(batch, &batch->users[u], number, add))
+			{
+				count++;
+				if (defs->segments[segment].is_member_source)
+					aud_batch_add_change(batch, u, segment, add, -1, reason);
+			}
+		aud_batch_advance(batch);
+		aud_batch_decide(batch);
+		aud_batch_write(batch);
+		aud_batch_end(batch);
+	}
+	aud_store_end(nestlevel);
+	SPI_finish();
+	PG_RETURN_INT64(count);
+}

@@ -1,0 +1,473 @@
+/*-------------------------------------------------------------------------
+ *
+ * ingest.c
+ *	  The trigger on table events: from a statement's new events to
+ *	  memberships.
+ *
+ *	  1 check	each event; those of a dump's rows are left alone
+ *	  2 sort	by user, time and id
+ *	  3 run		batches of users (batch.h)
+ *
+ * A statement of more than SORT_EVENTS events is sorted by tuplesort, which
+ * spills to disk, and run in several batches: users are then met in C order
+ * of their ids across all of them, so that locks are taken in one order, and
+ * each user is in one batch only, so that its transitions are the statement's
+ * net ones.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_collation_d.h"
+#include "catalog/pg_operator_d.h"
+#include "catalog/pg_type_d.h"
+#include "commands/trigger.h"
+#include "executor/executor.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/rls.h"
+#include "utils/timestamp.h"
+#include "utils/tuplesort.h"
+#include "utils/typcache.h"
+
+#include "batch.h"
+#include "events_guard.h"
+#include "settings.h"
+#include "store.h"
+
+PG_FUNCTION_INFO_V1(aud_events_inserted);
+
+/* events that are sorted in memory, and about how many make a batch */
+#define SORT_EVENTS		20000
+#define BATCH_EVENTS	20000
+
+/* positions of the columns in the firing relation */
+typedef struct EventColumns
+{
+	int			user_id;
+	int			occurred_at;
+	int			event_id;
+	int			event_type;
+	int			properties;
+	int			context;
+	int			received_at;
+} EventColumns;
+
+/* an event with its user, before users are made of them */
+typedef struct NewEvent
+{
+	const char *user_id;
+	int			user_id_len;
+	AudEvent	event;
+} NewEvent;
+
+/* a statement's events, in order, from memory or from a sort */
+typedef struct EventSource
+{
+	EventColumns columns;
+	TupleTableSlot *slot;
+	AudClock	clock;
+	TimestampTz transaction_start;
+	NewEvent   *events;			/* in memory */
+	int			nevents;
+	int			at;
+	Tuplesortstate *sort;		/* else NULL */
+	bool		has_pending;	/* the sort's slot holds the next event */
+} EventSource;
+
+/* The position of a column of the firing relation. */
+static int
+column(TupleDesc tupdesc, const char *name)
+{
+	int			number = SPI_fnumber(tupdesc, name);
+
+	if (number <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("column \"%s\" does not exist in the table of events", name)));
+	return number;
+}
+
+/* Finds the columns by name. */
+static void
+find_columns(TupleDesc tupdesc, EventColumns *columns)
+{
+	columns->user_id = column(tupdesc, "user_id");
+	columns->occurred_at = column(tupdesc, "occurred_at");
+	columns->event_id = column(tupdesc, "event_id");
+	columns->event_type = column(tupdesc, "event_type");
+	columns->properties = column(tupdesc, "properties");
+	columns->context = column(tupdesc, "context");
+	columns->received_at = column(tupdesc, "received_at");
+}
+
+/* Refuses a text that is not 1 to 255 bytes long. */
+static void
+check_text(const char *name, int len)
+{
+	if (len < 1 || len > 255)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" of an event must be 1 to 255 bytes long", name),
+				 errdetail("It is %d bytes long.", len)));
+}
+
+/* Refuses an event that cannot be taken (SPEC 2.5, 3, 7). */
+static void
+check_event(const NewEvent *new, const AudClock *clock)
+{
+	const AudEvent *event = &new->event;
+	Size		size = VARSIZE(event->properties) +
+		(event->context ? VARSIZE(event->context) : 0);
+
+	check_text("user_id", new->user_id_len);
+	check_text("event_type", event->type_len);
+	check_text("event_id", event->id_len);
+	if (!JB_ROOT_IS_OBJECT(event->properties) ||
+		(event->context != NULL && !JB_ROOT_IS_OBJECT(event->context)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("properties and context of an event must be JSON objects"),
+				 errdetail("Event \"%s\" of user \"%s\".",
+						   pnstrdup(event->id, event->id_len), new->user_id)));
+	if (size > (Size) aud_max_event_size * 1024)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("properties and context of an event are too large"),
+				 errdetail("Event \"%s\" of user \"%s\" has %zu bytes; \"audience.max_event_size\" is %d kB.",
+						   pnstrdup(event->id, event->id_len), new->user_id,
+						   size, aud_max_event_size)));
+	if (TIMESTAMP_NOT_FINITE(event->time) ||
+		event->time > clock->now + clock->max_future_skew)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("event is too far in the future or not in time at all"),
+				 errdetail("Event \"%s\" of user \"%s\" occurred at %s; now is %s.",
+						   pnstrdup(event->id, event->id_len), new->user_id,
+						   timestamptz_to_str(event->time),
+						   pstrdup(timestamptz_to_str(clock->now))),
+				 errhint("Events may be ahead of now by \"audience.max_future_skew\".")));
+}
+
+/* A text column of the slot, copied and NUL-terminated. */
+static const char *
+slot_text(TupleTableSlot *slot, int column_number, int *len)
+{
+	text	   *value = DatumGetTextPP(slot->tts_values[column_number - 1]);
+
+	*len = VARSIZE_ANY_EXHDR(value);
+	return pnstrdup(VARDATA_ANY(value), *len);
+}
+
+/* A jsonb column of the slot, copied. */
+static Jsonb *
+slot_jsonb(TupleTableSlot *slot, int column_number)
+{
+	return DatumGetJsonbPCopy(slot->tts_values[column_number - 1]);
+}
+
+/*
+ * Is the slot's event one to be evaluated?  Its received_at is the
+ * transaction's start then.  If not, it comes from a dump, and must have come
+ * the way dumps do.
+ */
+static bool
+is_live(const EventSource *source, TupleTableSlot *slot)
+{
+	int			number = source->columns.received_at - 1;
+
+	slot_getallattrs(slot);
+	if (!slot->tts_isnull[number] &&
+		DatumGetTimestampTz(slot->tts_values[number]) == source->transaction_start)
+		return true;
+	if (row_security)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("column \"received_at\" of an event cannot be given"),
+				 errhint("Leave it out: it is when the event was received.  (Dumps restore it with \"row_security\" off.)")));
+	return false;
+}
+
+/* Copies an event from the slot into the current context. */
+static void
+read_event(const EventSource *source, TupleTableSlot *slot, NewEvent *new)
+{
+	const EventColumns *columns = &source->columns;
+	AudEvent   *event = &new->event;
+
+	new->user_id = slot_text(slot, columns->user_id, &new->user_id_len);
+	event->time = DatumGetTimestampTz(slot->tts_values[columns->occurred_at - 1]);
+	event->id = slot_text(slot, columns->event_id, &event->id_len);
+	event->type = slot_text(slot, columns->event_type, &event->type_len);
+	event->properties = slot_jsonb(slot, columns->properties);
+	event->context = slot->tts_isnull[columns->context - 1] ? NULL :
+		slot_jsonb(slot, columns->context);
+	event->received = source->transaction_start;
+}
+
+/* C order of two texts. */
+static int
+compare_text(const char *a, int alen, const char *b, int blen)
+{
+	int			order = memcmp(a, b, Min(alen, blen));
+
+	return order != 0 ? order : alen - blen;
+}
+
+/* The order of events: user, time, id. */
+static int
+compare_events(const void *a, const void *b)
+{
+	const NewEvent *x = a;
+	const NewEvent *y = b;
+	int			order = compare_text(x->user_id, x->user_id_len, y->user_id, y->user_id_len);
+
+	if (order != 0)
+		return order;
+	if (x->event.time != y->event.time)
+		return x->event.time < y->event.time ? -1 : 1;
+	return compare_text(x->event.id, x->event.id_len, y->event.id, y->event.id_len);
+}
+
+/* Sets the source up over a small transition table: all events in memory. */
+static void
+read_all(EventSource *source, Tuplestorestate *store, int64 count)
+{
+	source->events = palloc(count * sizeof(NewEvent));
+	while (tuplestore_gettupleslot(store, true, false, source->slot))
+	{
+		NewEvent   *new = &source->events[source->nevents];
+
+		CHECK_FOR_INTERRUPTS();
+		if (!is_live(source, source->slot))
+			continue;
+		read_event(source, source->slot, new);
+		check_event(new, &source->clock);
+		source->nevents++;
+	}
+	qsort(source->events, source->nevents, sizeof(NewEvent), compare_events);
+}
+
+/* Sets the source up over a large transition table: a sort that may spill. */
+static void
+sort_all(EventSource *source, Tuplestorestate *store)
+{
+	AttrNumber	keys[3] = {
+		source->columns.user_id, source->columns.occurred_at, source->columns.event_id
+	};
+	Oid			operators[3] = {
+		TextLessOperator,
+		lookup_type_cache(TIMESTAMPTZOID, TYPECACHE_LT_OPR)->lt_opr,
+		TextLessOperator
+	};
+	Oid			collations[3] = {C_COLLATION_OID, InvalidOid, C_COLLATION_OID};
+	bool		nulls_first[3] = {false, false, false};
+	MemoryContext row_mcxt = AllocSetContextCreate(CurrentMemoryContext,
+												   "audience row", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old;
+
+	source->sort = tuplesort_begin_heap(source->slot->tts_tupleDescriptor, 3, keys,
+										operators, collations, nulls_first,
+										work_mem, NULL, TUPLESORT_RANDOMACCESS);
+	old = MemoryContextSwitchTo(row_mcxt);
+	while (tuplestore_gettupleslot(store, true, false, source->slot))
+	{
+		NewEvent	new;
+
+		CHECK_FOR_INTERRUPTS();
+		if (!is_live(source, source->slot))
+			continue;
+		read_event(source, source->slot, &new);
+		check_event(&new, &source->clock);
+		tuplesort_puttupleslot(source->sort, source->slot);
+		MemoryContextReset(row_mcxt);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(row_mcxt);
+	tuplesort_performsort(source->sort);
+}
+
+/* Back to the first event. */
+static void
+rewind_source(EventSource *source)
+{
+	source->at = 0;
+	if (source->sort != NULL)
+	{
+		tuplesort_rescan(source->sort);
+		source->has_pending = tuplesort_gettupleslot(source->sort, true, false,
+													 source->slot, NULL);
+	}
+}
+
+/* The next event, copied into the current context; false: no more. */
+static bool
+peek(EventSource *source, NewEvent *new)
+{
+	if (source->sort == NULL)
+	{
+		if (source->at >= source->nevents)
+			return false;
+		*new = source->events[source->at];
+		return true;
+	}
+	if (!source->has_pending)
+		return false;
+	slot_getallattrs(source->slot);
+	read_event(source, source->slot, new);
+	return true;
+}
+
+/* Moves on to the event behind the one that peek gives. */
+static void
+advance(EventSource *source)
+{
+	source->at++;
+	if (source->sort != NULL)
+		source->has_pending = tuplesort_gettupleslot(source->sort, true, false,
+													 source->slot, NULL);
+}
+
+/*
+ * Fills a batch with the next users and their events, whole users only, until
+ * it has BATCH_EVENTS of them.  False: nothing is left.  With users_only, the
+ * events are passed over.
+ */
+static bool
+next_batch(EventSource *source, AudBatch *batch, bool users_only)
+{
+	MemoryContext old = MemoryContextSwitchTo(batch->mcxt);
+	int			max_events = 256;
+	int			nevents = 0;
+	AudEvent   *events = palloc(max_events * sizeof(AudEvent));
+	int			first = 0;
+	NewEvent	new;
+
+	while (peek(source, &new))
+	{
+		AudUser    *user = batch->nusers > 0 ? &batch->users[batch->nusers - 1] : NULL;
+
+		CHECK_FOR_INTERRUPTS();
+		if (user == NULL ||
+			compare_text(user->id, user->id_len, new.user_id, new.user_id_len) != 0)
+		{
+			if (nevents >= BATCH_EVENTS)
+				break;
+			user = aud_batch_add(batch, new.user_id, new.user_id_len);
+			first = nevents;
+		}
+		if (nevents == max_events)
+		{
+			max_events *= 2;
+			events = repalloc_huge(events, max_events * sizeof(AudEvent));
+		}
+		events[nevents++] = new.event;
+		user->nevents = nevents - first;
+		advance(source);
+		if (users_only)
+		{
+			pfree(unconstify(char *, new.user_id));
+			pfree(new.event.properties);
+		}
+	}
+	/* the array does not move any more */
+	for (int i = 0, at = 0; i < batch->nusers; i++)
+	{
+		batch->users[i].events = &events[at];
+		at += batch->users[i].nevents;
+	}
+	MemoryContextSwitchTo(old);
+	return batch->nusers > 0;
+}
+
+/* Makes the profiles of all users of a source that takes several batches. */
+static void
+create_all(EventSource *source, const AudDefinitions *defs)
+{
+	bool		more = true;
+
+	rewind_source(source);
+	while (more)
+	{
+		AudBatch   *batch = aud_batch_begin(defs, "rule_evaluation");
+
+		more = next_batch(source, batch, true);
+		if (more)
+			aud_batch_create(batch);
+		aud_batch_end(batch);
+	}
+}
+
+/* Runs the events of a source through the engine. */
+static void
+run(EventSource *source)
+{
+	const AudDefinitions *defs = aud_definitions_get_shared();
+	bool		more = true;
+
+	if (source->sort != NULL)
+		create_all(source, defs);
+	rewind_source(source);
+	while (more)
+	{
+		AudBatch   *batch = aud_batch_begin(defs, "rule_evaluation");
+
+		more = next_batch(source, batch, false);
+		if (more)
+		{
+			aud_batch_lock(batch, true);
+			aud_batch_advance(batch);
+			aud_batch_decide(batch);
+			aud_batch_write(batch);
+		}
+		aud_batch_end(batch);
+	}
+}
+
+/*
+ * events_inserted(): trigger after each statement that inserts events, with
+ * the new rows as a transition table.  Runs as the extension's owner.
+ */
+Datum
+aud_events_inserted(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	EventSource source = {0};
+	int64		count;
+	int			nestlevel;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_BY_INSERT(trigger->tg_event) ||
+		!TRIGGER_FIRED_FOR_STATEMENT(trigger->tg_event) || trigger->tg_newtable == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"events_inserted\" must be called by a statement trigger after INSERT with a transition table")));
+	count = tuplestore_tuple_count(trigger->tg_newtable);
+	if (count == 0 || aud_events_moving())
+		return PointerGetDatum(NULL);
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	nestlevel = aud_store_begin();
+	aud_clock_init(&source.clock);
+	source.transaction_start = GetCurrentTransactionStartTimestamp();
+	find_columns(RelationGetDescr(trigger->tg_relation), &source.columns);
+	source.slot = MakeSingleTupleTableSlot(RelationGetDescr(trigger->tg_relation),
+										   &TTSOpsMinimalTuple);
+	if (count <= SORT_EVENTS)
+		read_all(&source, trigger->tg_newtable, count);
+	else
+		sort_all(&source, trigger->tg_newtable);
+	if (source.nevents > 0 || source.sort != NULL)
+		run(&source);
+	if (source.sort != NULL)
+		tuplesort_end(source.sort);
+	ExecDropSingleTupleTableSlot(source.slot);
+	aud_store_end(nestlevel);
+	SPI_finish();
+	return PointerGetDatum(NULL);
+}

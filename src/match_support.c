@@ -1,0 +1,307 @@
+/*-------------------------------------------------------------------------
+ *
+ * match_support.c
+ *	  Planner support functions of |=, =| and rule_holds.
+ *
+ *	jsonb	index conditions for GIN indexes: the rule's jsonpath
+ *			(match_path.c), lossy, so that the rule itself is checked after it
+ *	row		no index has a whole row for its column, so index conditions are
+ *			never asked for; instead the call is replaced by
+ *			"conditions on columns AND row_recheck(row, rule)"
+ *			(match_columns.c), of which any index can use the conditions
+ *
+ * and for all of them cost and, as functions, selectivity; as operators they
+ * have their estimators (match_selectivity.c).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/namespace.h"
+#include "catalog/pg_statistic.h"
+#include "catalog/pg_type_d.h"
+#include "fmgr.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "nodes/supportnodes.h"
+#include "optimizer/optimizer.h"
+#include "optimizer/plancat.h"
+#include "parser/parse_func.h"
+#include "utils/builtins.h"
+#include "utils/jsonpath.h"
+#include "utils/lsyscache.h"
+#include "utils/selfuncs.h"
+
+#include "eval.h"
+#include "match_plan.h"
+
+PG_FUNCTION_INFO_V1(aud_jsonb_match_support);
+PG_FUNCTION_INFO_V1(aud_row_match_support);
+PG_FUNCTION_INFO_V1(aud_row_recheck_support);
+
+/* A name in the schema of a function, for looking up. */
+static List *
+name_beside(Oid function, const char *name)
+{
+	char	   *schema = get_namespace_name(get_func_namespace(function));
+
+	return list_make2(makeString(schema), makeString(pstrdup(name)));
+}
+
+/* A built-in operator on jsonb. */
+static Oid
+jsonb_operator(const char *name, Oid right)
+{
+	return OpernameGetOprid(list_make2(makeString("pg_catalog"),
+									   makeString(pstrdup(name))),
+							JSONBOID, right);
+}
+
+/* Answers a request for the cost of one call, if the rule is known. */
+static Node *
+estimate_cost(SupportRequestCost *request)
+{
+	List	   *args;
+	int			position;
+	Oid			rule_type;
+	const AudRule *rule;
+
+	if (request->node == NULL)
+		return NULL;
+	if (IsA(request->node, FuncExpr))
+		args = ((FuncExpr *) request->node)->args;
+	else if (IsA(request->node, OpExpr))
+		args = ((OpExpr *) request->node)->args;
+	else
+		return NULL;
+	rule = aud_match_const_rule(request->funcid, args, &position, &rule_type);
+	if (rule == NULL)
+		return NULL;
+	request->startup = 0;
+	request->per_tuple = aud_rule_cost(rule) * cpu_operator_cost;
+	return (Node *) request;
+}
+
+/*
+ * Answers a request for the selectivity of one call as a function over jsonb:
+ * as the operator's.
+ */
+static Node *
+estimate_jsonb_selectivity(SupportRequestSelectivity *request)
+{
+	int			position;
+	Oid			rule_type;
+	Oid			operator;
+
+	if (request->is_join ||
+		aud_match_const_rule(request->funcid, request->args, &position,
+							 &rule_type) == NULL)
+		return NULL;
+	operator = position == 1 ?
+		OpernameGetOprid(name_beside(request->funcid, "|="), JSONBOID, rule_type) :
+		OpernameGetOprid(name_beside(request->funcid, "=|"), rule_type, JSONBOID);
+	if (!OidIsValid(operator))
+		return NULL;
+	request->selectivity = restriction_selectivity(request->root, operator,
+												   request->args, InvalidOid,
+												   request->varRelid);
+	return (Node *) request;
+}
+
+/*
+ * Answers a request for the selectivity of one call as a function over rows;
+ * with "is_recheck" of what the conditions on columns leave.
+ */
+static Node *
+estimate_row_selectivity(SupportRequestSelectivity *request, bool is_recheck)
+{
+	int			position;
+	Oid			rule_type;
+	const AudRule *rule = aud_match_const_rule(request->funcid, request->args,
+											   &position, &rule_type);
+	AudRowOperand operand;
+	bool		has_columns;
+
+	if (rule == NULL)
+		return NULL;
+	has_columns = aud_row_operand_init(&operand, request->root,
+									   list_nth(request->args, 1 - position));
+	request->selectivity = aud_rule_selectivity(request->root, rule,
+												has_columns ? &operand : NULL,
+												request->varRelid,
+												request->jointype,
+												request->sjinfo);
+	if (is_recheck && has_columns)
+	{
+		Oid			match = OpernameGetOprid(name_beside(request->funcid, "|="),
+											 JSONBOID, rule_type);
+		List	   *quals = aud_row_quals(&operand, rule, AUD_RULE_ROOT(rule),
+										  match);
+		Selectivity derived = clauselist_selectivity(request->root, quals,
+													 request->varRelid,
+													 request->jointype,
+													 request->sjinfo);
+
+		if (derived > 0)
+			request->selectivity /= derived;
+		CLAMP_PROBABILITY(request->selectivity);
+	}
+	return (Node *) request;
+}
+
+/* Does the column have values that a selectivity can be estimated by? */
+static bool
+has_sampled_values(PlannerInfo *root, Node *column)
+{
+	VariableStatData vardata;
+	bool		result = false;
+
+	examine_variable(root, column, 0, &vardata);
+	if (HeapTupleIsValid(vardata.statsTuple))
+	{
+		AttStatsSlot slot;
+
+		result = get_attstatsslot(&slot, vardata.statsTuple,
+								  STATISTIC_KIND_HISTOGRAM, InvalidOid, 0) ||
+			get_attstatsslot(&slot, vardata.statsTuple, STATISTIC_KIND_MCV,
+							 InvalidOid, 0);
+	}
+	ReleaseVariableStats(vardata);
+	return result;
+}
+
+/*
+ * Answers a request for conditions that an index on a jsonb column can use:
+ * column @@ jsonpath.  NIL if there are none.
+ *
+ * That a key exists is asked for only where statistics tell how many have it:
+ * without them the planner takes any jsonpath to be rare, and would read an
+ * index for nothing when every document has the key.
+ */
+static List *
+derive_index_condition(SupportRequestIndexCondition *request)
+{
+	Oid			path_operator = jsonb_operator("@@", JSONPATHOID);
+	bool		keys = op_in_opfamily(jsonb_operator("?", TEXTOID),
+									  request->opfamily);
+	List	   *args;
+	int			position;
+	Oid			rule_type;
+	const AudRule *rule;
+	Node	   *column;
+	bool		only_existence;
+	char	   *path;
+
+	if (!op_in_opfamily(path_operator, request->opfamily))
+		return NIL;
+	if (IsA(request->node, OpExpr))
+		args = ((OpExpr *) request->node)->args;
+	else if (IsA(request->node, FuncExpr))
+		args = ((FuncExpr *) request->node)->args;
+	else
+		return NIL;
+	rule = aud_match_const_rule(request->funcid, args, &position, &rule_type);
+	if (rule == NULL || request->indexarg == position)
+		return NIL;
+	column = list_nth(args, request->indexarg);
+	path = aud_match_path(rule, AUD_RULE_ROOT(rule), keys, &only_existence);
+	if (path == NULL ||
+		(only_existence && !has_sampled_values(request->root, column)))
+		return NIL;
+	request->lossy = true;
+	return list_make1(make_opclause(path_operator, BOOLOID, false,
+									(Expr *) column,
+									(Expr *) makeConst(JSONPATHOID, -1,
+													   InvalidOid, -1,
+													   DirectFunctionCall1(jsonpath_in,
+																		   CStringGetDatum(path)),
+													   false, false),
+									InvalidOid, InvalidOid));
+}
+
+/*
+ * Answers a request for something simpler than row |= rule: conditions on
+ * columns AND row_recheck(row, rule).  NULL if the rule implies none.
+ */
+static Node *
+simplify_row_match(SupportRequestSimplify *request)
+{
+	FuncExpr   *call = request->fcall;
+	int			position;
+	Oid			rule_type;
+	const AudRule *rule = aud_match_const_rule(call->funcid, call->args,
+											   &position, &rule_type);
+	Node	   *row;
+	AudRowOperand operand;
+	List	   *quals;
+	Oid			types[2];
+	Oid			recheck;
+
+	if (rule == NULL)
+		return NULL;
+	row = list_nth(call->args, 1 - position);
+	if (!aud_row_operand_init(&operand, request->root, row))
+		return NULL;
+	quals = aud_row_quals(&operand, rule, AUD_RULE_ROOT(rule),
+						  OpernameGetOprid(name_beside(call->funcid, "|="),
+										   JSONBOID, rule_type));
+	types[0] = RECORDOID;
+	types[1] = rule_type;
+	recheck = LookupFuncName(name_beside(call->funcid, "row_recheck"), 2, types,
+							 true);
+	if (quals == NIL || !OidIsValid(recheck))
+		return NULL;
+	return (Node *) make_ands_explicit(lappend(quals,
+											   makeFuncExpr(recheck, BOOLOID,
+															list_make2(row, list_nth(call->args, position)),
+															InvalidOid, InvalidOid,
+															COERCE_EXPLICIT_CALL)));
+}
+
+/* SQL: support of jsonb_match, its commutator and rule_holds */
+Datum
+aud_jsonb_match_support(PG_FUNCTION_ARGS)
+{
+	Node	   *request = (Node *) PG_GETARG_POINTER(0);
+	Node	   *answer = NULL;
+
+	if (IsA(request, SupportRequestIndexCondition))
+		answer = (Node *) derive_index_condition((SupportRequestIndexCondition *) request);
+	else if (IsA(request, SupportRequestSelectivity))
+		answer = estimate_jsonb_selectivity((SupportRequestSelectivity *) request);
+	else if (IsA(request, SupportRequestCost))
+		answer = estimate_cost((SupportRequestCost *) request);
+	PG_RETURN_POINTER(answer);
+}
+
+/* SQL: support of row_match and its commutator */
+Datum
+aud_row_match_support(PG_FUNCTION_ARGS)
+{
+	Node	   *request = (Node *) PG_GETARG_POINTER(0);
+	Node	   *answer = NULL;
+
+	if (IsA(request, SupportRequestSimplify))
+		answer = simplify_row_match((SupportRequestSimplify *) request);
+	else if (IsA(request, SupportRequestSelectivity))
+		answer = estimate_row_selectivity((SupportRequestSelectivity *) request,
+										  false);
+	else if (IsA(request, SupportRequestCost))
+		answer = estimate_cost((SupportRequestCost *) request);
+	PG_RETURN_POINTER(answer);
+}
+
+/* SQL: support of row_recheck */
+Datum
+aud_row_recheck_support(PG_FUNCTION_ARGS)
+{
+	Node	   *request = (Node *) PG_GETARG_POINTER(0);
+	Node	   *answer = NULL;
+
+	if (IsA(request, SupportRequestSelectivity))
+		answer = estimate_row_selectivity((SupportRequestSelectivity *) request,
+										  true);
+	else if (IsA(request, SupportRequestCost))
+		answer = estimate_cost((SupportRequestCost *) request);
+	PG_RETURN_POINTER(answer);
+}

@@ -1,0 +1,128 @@
+/*-------------------------------------------------------------------------
+ *
+ * settings.c
+ *	  The extension's settings and the clock that hangs on one of them.
+ *
+ * "audience.now" replaces the transaction's start as the instant that rules
+ * are evaluated for (SPEC 2.3).  It is parsed once, when it is set.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "access/xact.h"
+#include "fmgr.h"
+#include "utils/guc.h"
+
+#include "eval.h"
+#include "settings.h"
+
+PG_MODULE_MAGIC;
+
+static char *audience_now = NULL;
+static int	max_future_skew = 3600;
+
+int			aud_max_event_size = 1024;
+int			aud_max_distinct_values = 1000;
+int			aud_definition_wait = 10000;
+bool		aud_strict = false;
+
+/* the parsed form of audience.now; valid only while the setting is not empty */
+static TimestampTz now_setting;
+
+void		_PG_init(void);
+
+/*
+ * Checks audience.now: empty, or a timestamp as rules have it.  The parsed
+ * instant goes to the assign hook in *extra.
+ */
+static bool
+check_now(char **newval, void **extra, GucSource source)
+{
+	TimestampTz *parsed;
+
+	if (*newval == NULL || **newval == '\0')
+		return true;
+	parsed = (TimestampTz *) malloc(sizeof(TimestampTz));
+	if (parsed == NULL)
+		return false;
+	if (!aud_timestamp_parse(*newval, strlen(*newval), parsed))
+	{
+		free(parsed);
+		GUC_check_errdetail("The value must be a timestamp such as \"2026-11-20T09:38:00Z\".");
+		return false;
+	}
+	*extra = parsed;
+	return true;
+}
+
+/* Takes over what check_now parsed. */
+static void
+assign_now(const char *newval, void *extra)
+{
+	if (extra != NULL)
+		now_setting = *(TimestampTz *) extra;
+}
+
+/* True if audience.now is set in this session. */
+bool
+aud_now_is_set(void)
+{
+	return audience_now != NULL && *audience_now != '\0';
+}
+
+/* The instant rules are evaluated for: audience.now, or the transaction's start. */
+TimestampTz
+aud_now(void)
+{
+	return aud_now_is_set() ? now_setting : GetCurrentTransactionStartTimestamp();
+}
+
+/* audience.max_future_skew, in microseconds. */
+int64
+aud_max_future_skew(void)
+{
+	return (int64) max_future_skew * USECS_PER_SEC;
+}
+
+/* Sets the clock to this transaction's now and the skew setting. */
+void
+aud_clock_init(AudClock *clock)
+{
+	clock->now = aud_now();
+	clock->max_future_skew = aud_max_future_skew();
+}
+
+/* Module load: defines the settings. */
+void
+_PG_init(void)
+{
+	DefineCustomStringVariable("audience.now",
+							   "The instant that rules are evaluated for, in place of the transaction's start.",
+							   "Empty: the transaction's start.",
+							   &audience_now, "", PGC_SUSET, 0,
+							   check_now, assign_now, NULL);
+	DefineCustomIntVariable("audience.max_future_skew",
+							"How far ahead of now an event's time may be.",
+							NULL, &max_future_skew, 3600, 0, INT_MAX,
+							PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable("audience.max_event_size",
+							"Largest size of an event's properties and context together.",
+							NULL, &aud_max_event_size, 1024, 1, 1024 * 1024,
+							PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("audience.max_distinct_values",
+							"How many distinct values an aggregate keeps per user before it reads the events instead.",
+							NULL, &aud_max_distinct_values, 1000, 1, 1000000,
+							PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("audience.definition_wait",
+							"How long a change of definitions waits for open transactions that have ingested.",
+							NULL, &aud_definition_wait, 10000, 0, INT_MAX,
+							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomBoolVariable("audience.strict",
+							 "Refuses nested statements on per-user tables that do not name their users (for developers).",
+							 NULL, &aud_strict, false,
+							 PGC_SUSET, GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
+	MarkGUCPrefixReserved("audience");
+}

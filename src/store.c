@@ -1,0 +1,242 @@
+/*-------------------------------------------------------------------------
+ *
+ * store.c
+ *	  The engine's statements on its tables.
+ *
+ * Each is prepared at its first use in a session and kept, as a generic plan:
+ * a custom plan of "= ANY(500 elements)" costs more than running it.  The
+ * planner cannot know how long the arrays are, so while the engine works,
+ * joins other than nested loops, and sequential scans, are off.
+ *
+ * Every statement on a per-user table names its users, either by
+ * "user_id = ANY($1)" or by a join with the unnested list; audience.strict
+ * checks that.  Those that join do not repeat "= ANY($1)": PostgreSQL 15 would
+ * search the list anew for every row.
+ *
+ * Locks are taken in C order of the users' ids: new profiles are inserted in
+ * that order, then all are locked in that order.  See docs/design.md for why
+ * this cannot deadlock, and the other way round can.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+
+#include "settings.h"
+#include "store.h"
+
+#define EVENT_COLUMNS \
+	"e.user_id, e.occurred_at, e.event_id, e.event_type, e.properties, e.context"
+#define PROFILE_COLUMNS \
+	"p.user_id, p.attributes, p.first_seen, p.last_seen, p.evaluated_at, p.state"
+
+typedef struct StatementText
+{
+	const char *text;
+	bool		per_user;		/* is on a per-user table */
+	int			nargs;
+	Oid			args[9];
+} StatementText;
+
+static const StatementText texts[AUD_NSTATEMENTS] = {
+	[AUD_FIND_PROFILES] = {
+		"SELECT p.user_id FROM audience.profiles p WHERE p.user_id = ANY($1) ORDER BY p.user_id",
+		true, 1, {TEXTARRAYOID}
+	},
+	[AUD_CREATE_PROFILES] = {
+		"INSERT INTO audience.profiles (user_id, evaluated_at) "
+		"SELECT u.user_id, $2 FROM unnest($1) u (user_id) ORDER BY u.user_id COLLATE \"C\" "
+		"ON CONFLICT DO NOTHING RETURNING user_id",
+		true, 2, {TEXTARRAYOID, TIMESTAMPTZOID}
+	},
+	[AUD_LOCK_PROFILES] = {
+		"SELECT " PROFILE_COLUMNS " FROM audience.profiles p WHERE p.user_id = ANY($1) ORDER BY p.user_id FOR UPDATE",
+		true, 1, {TEXTARRAYOID}
+	},
+	[AUD_READ_PROFILES] = {
+		"SELECT " PROFILE_COLUMNS " FROM audience.profiles p WHERE p.user_id = ANY($1) ORDER BY p.user_id",
+		true, 1, {TEXTARRAYOID}
+	},
+	[AUD_NEXT_PROFILES] = {
+		"SELECT " PROFILE_COLUMNS " FROM audience.profiles p WHERE p.user_id > $1 ORDER BY p.user_id LIMIT $2",
+		false, 2, {TEXTOID, INT8OID}
+	},
+	[AUD_UPDATE_PROFILES] = {
+		"UPDATE audience.profiles p SET state = u.state, first_seen = u.first_seen, last_seen = u.last_seen, "
+		"evaluated_at = u.evaluated_at, updated_at = pg_catalog.now() "
+		"FROM unnest($1, $2, $3, $4, $5) u (user_id, state, first_seen, last_seen, evaluated_at) "
+		"WHERE p.user_id = u.user_id",
+		true, 5, {TEXTARRAYOID, BYTEAARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID}
+	},
+	[AUD_UPDATE_ATTRIBUTES] = {
+		"UPDATE audience.profiles p SET attributes = u.attributes, updated_at = pg_catalog.now() "
+		"FROM unnest($1, $2) u (user_id, attributes) WHERE p.user_id = u.user_id",
+		true, 2, {TEXTARRAYOID, JSONBARRAYOID}
+	},
+	[AUD_READ_MEMBERS] = {
+		"SELECT m.user_id, m.segment_number FROM audience.members m WHERE m.user_id = ANY($1) "
+		"ORDER BY m.user_id, m.segment_number",
+		true, 1, {TEXTARRAYOID}
+	},
+	[AUD_ENTER] = {
+		"INSERT INTO audience.members (user_id, segment_number, entered_at) "
+		"SELECT u.user_id, u.segment_number, u.entered_at "
+		"FROM unnest($1, $2, $3) u (user_id, segment_number, entered_at) "
+		"ORDER BY u.user_id COLLATE \"C\", u.segment_number "
+		"ON CONFLICT DO NOTHING RETURNING user_id, segment_number",
+		true, 3, {TEXTARRAYOID, INT4ARRAYOID, TIMESTAMPTZARRAYOID}
+	},
+	[AUD_LEAVE] = {
+		"DELETE FROM audience.members m USING unnest($1, $2) u (user_id, segment_number) "
+		"WHERE m.user_id = u.user_id AND m.segment_number = u.segment_number "
+		"RETURNING m.user_id, m.segment_number",
+		true, 2, {TEXTARRAYOID, INT4ARRAYOID}
+	},
+	[AUD_LOG] = {
+		"INSERT INTO audience.transitions (user_id, segment_id, action, reason, occurred_at, event_id, segment_version, metadata) "
+		"SELECT u.user_id, u.segment_id, u.action, u.reason, u.occurred_at, u.event_id, u.segment_version, u.metadata "
+		"FROM unnest($1, $2, $3, $4, $5, $6, $7, $8) WITH ORDINALITY "
+		"u (user_id, segment_id, action, reason, occurred_at, event_id, segment_version, metadata, ordinal) "
+		"ORDER BY u.ordinal",
+		true, 8, {TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, INT4ARRAYOID, JSONBARRAYOID}
+	},
+	[AUD_READ_RANGES] = {
+		"SELECT r.ordinal, " EVENT_COLUMNS " "
+		"FROM unnest($1, $2, $3) WITH ORDINALITY r (user_id, low, high, ordinal), "
+		"LATERAL (SELECT * FROM audience.events e WHERE e.user_id = r.user_id "
+		"AND e.occurred_at > r.low AND e.occurred_at <= r.high OFFSET 0) e",
+		true, 3, {TEXTARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID}
+	},
+	[AUD_READ_NEXT] = {
+		"SELECT r.ordinal, (SELECT e.occurred_at FROM audience.events e WHERE e.user_id = r.user_id "
+		"AND e.occurred_at > r.after ORDER BY e.user_id, e.occurred_at LIMIT 1) "
+		"FROM unnest($1, $2) WITH ORDINALITY r (user_id, after, ordinal)",
+		true, 2, {TEXTARRAYOID, TIMESTAMPTZARRAYOID}
+	},
+	[AUD_READ_EVENTS] = {
+		"SELECT 0::bigint, " EVENT_COLUMNS " FROM audience.events e WHERE e.user_id = ANY($1) AND e.occurred_at > $2 "
+		"ORDER BY e.user_id, e.occurred_at, e.event_id",
+		true, 2, {TEXTARRAYOID, TIMESTAMPTZOID}
+	},
+	[AUD_READ_VERSION] = {
+		"SELECT version FROM audience.definition_version",
+		false, 0, {0}
+	},
+};
+
+static SPIPlanPtr plans[AUD_NSTATEMENTS];
+
+/* Prepares the engine's planner settings; returns what aud_store_end wants. */
+int
+aud_store_begin(void)
+{
+	static const char *const off[] = {
+		"enable_hashjoin", "enable_mergejoin", "enable_seqscan", "enable_bitmapscan", "jit"
+	};
+	int			nestlevel = NewGUCNestLevel();
+
+	for (int i = 0; i < lengthof(off); i++)
+		(void) set_config_option(off[i], "off", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+	return nestlevel;
+}
+
+/* Puts the planner settings back. */
+void
+aud_store_end(int nestlevel)
+{
+	AtEOXact_GUC(true, nestlevel);
+}
+
+/* Refuses a statement on a per-user table that does not name its users. */
+static void
+check_strict(const StatementText *text)
+{
+	if (aud_strict && text->per_user &&
+		strstr(text->text, "user_id = ANY($1)") == NULL &&
+		strstr(text->text, "FROM unnest($1") == NULL &&
+		strstr(text->text, "USING unnest($1") == NULL)
+		elog(ERROR, "statement does not name its users: %s", text->text);
+}
+
+/* The saved plan of a statement. */
+static SPIPlanPtr
+get_plan(AudStatement statement)
+{
+	const StatementText *text = &texts[statement];
+
+	check_strict(text);
+	if (plans[statement] == NULL)
+	{
+		SPIPlanPtr	plan = SPI_prepare_cursor(text->text, text->nargs,
+											  (Oid *) text->args,
+											  CURSOR_OPT_GENERIC_PLAN);
+
+		if (plan == NULL)
+			elog(ERROR, "could not prepare \"%s\": %s", text->text,
+				 SPI_result_code_string(SPI_result));
+		SPI_keepplan(plan);
+		plans[statement] = plan;
+	}
+	return plans[statement];
+}
+
+/* Runs a statement; rows are in SPI_tuptable.  Returns how many. */
+uint64
+aud_store_execute(AudStatement statement, Datum *values, const char *nulls,
+				  bool read_only)
+{
+	int			result = SPI_execute_plan(get_plan(statement), values, nulls,
+										  read_only, 0);
+
+	if (result < 0)
+		elog(ERROR, "could not run \"%s\": %s", texts[statement].text,
+			 SPI_result_code_string(result));
+	return SPI_processed;
+}
+
+/* Opens a cursor over a statement's rows. */
+Portal
+aud_store_open(AudStatement statement, Datum *values, bool read_only)
+{
+	return SPI_cursor_open(NULL, get_plan(statement), values, NULL, read_only);
+}
+
+/* A text array; lengths may be NULL for NUL-terminated strings; a NULL string is null. */
+Datum
+aud_store_text_array(const char *const *strings, const int *lengths, int n)
+{
+	Datum	   *values = palloc(Max(n, 1) * sizeof(Datum));
+	bool	   *nulls = palloc(Max(n, 1) * sizeof(bool));
+
+	for (int i = 0; i < n; i++)
+	{
+		nulls[i] = strings[i] == NULL;
+		if (!nulls[i])
+			values[i] = PointerGetDatum(cstring_to_text_with_len(strings[i],
+																 lengths ? lengths[i] : strlen(strings[i])));
+	}
+	return aud_store_array(values, nulls, n, TEXTOID);
+}
+
+/* An array of any type; nulls may be NULL. */
+Datum
+aud_store_array(Datum *values, bool *nulls, int n, Oid type)
+{
+	int16		typlen;
+	bool		typbyval;
+	char		typalign;
+	int			dims[1] = {n};
+	int			lbs[1] = {1};
+
+	get_typlenbyvalalign(type, &typlen, &typbyval, &typalign);
+	if (n == 0)
+		return PointerGetDatum(construct_empty_array(type));
+	return PointerGetDatum(construct_md_array(values, nulls, 1, dims, lbs, type,
+											  typlen, typbyval, typalign));
+}

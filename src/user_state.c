@@ -1,0 +1,180 @@
+/*-------------------------------------------------------------------------
+ *
+ * user_state.c
+ *	  The engine's state of one user, as the profile's column "state".
+ *
+ *	  byte		version (1)
+ *	  varint	1 and the horizon, or 0
+ *	  varint	n, n static segments' numbers as differences
+ *	  then		for each aggregate with a state: its number as difference, the
+ *				length of what follows, the state (aggregate_state.c)
+ *
+ * An aggregate that is not there is in its state over no events.  One that is
+ * there but no longer defined is passed over, and gone at the next write.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "batch.h"
+#include "varint.h"
+
+#define STATE_VERSION	1
+
+/* Is the state what it would be over no events? */
+static bool
+is_empty(const AudAggregateDef *def, const AudAggregateState *state)
+{
+	if (def->state == AUD_STATE_SEQUENCE)
+		return state->count == 0 && (!state->known || state->time == PG_INT64_MAX);
+	return state->count == 0 && !state->overflow;
+}
+
+/* The column's value for a user, palloc'ed. */
+bytea *
+aud_user_state_write(const AudDefinitions *defs, const AudUser *user)
+{
+	StringInfoData buf;
+	StringInfoData one;
+	int32		previous = 0;
+
+	initStringInfo(&buf);
+	initStringInfo(&one);
+	appendStringInfoSpaces(&buf, VARHDRSZ);
+	appendStringInfoCharMacro(&buf, STATE_VERSION);
+	aud_varint_append(&buf, user->horizon != PG_INT64_MAX);
+	if (user->horizon != PG_INT64_MAX)
+		aud_varint_append_signed(&buf, user->horizon);
+	aud_varint_append(&buf, user->nstatics);
+	for (int i = 0; i < user->nstatics; i++)
+	{
+		aud_varint_append(&buf, user->statics[i] - previous);
+		previous = user->statics[i];
+	}
+	previous = 0;
+	for (int i = 0; i < defs->naggregates; i++)
+	{
+		const AudAggregateDef *def = &defs->aggregates[i];
+
+		if (def->number == 0 || is_empty(def, &user->states[i]))
+			continue;
+		resetStringInfo(&one);
+		aud_state_append(&one, def, &user->states[i]);
+		aud_varint_append(&buf, def->number - previous);
+		aud_varint_append(&buf, one.len);
+		appendBinaryStringInfo(&buf, one.data, one.len);
+		previous = def->number;
+	}
+	pfree(one.data);
+	SET_VARSIZE(buf.data, buf.len);
+	return (bytea *) buf.data;
+}
+
+/*
+ * Sets the user's states, horizon and static segments from the column's value
+ * (NULL: a user without any).  Ids in the states stay in the value, which must
+ * outlive the user; the rest is allocated in the current context.
+ */
+void
+aud_user_state_read(const AudDefinitions *defs, AudUser *user, const bytea *state)
+{
+	const char *p,
+			   *end;
+	int32		number = 0;
+	int			aggregate = 0;
+
+	user->states = palloc0(Max(defs->naggregates, 1) * sizeof(AudAggregateState));
+	user->horizon = PG_INT64_MAX;
+	user->nstatics = 0;
+	user->statics = NULL;
+	if (state == NULL)
+		return;
+	p = VARDATA_ANY(state);
+	end = p + VARSIZE_ANY_EXHDR(state);
+	if (p >= end || *p++ != STATE_VERSION)
+		aud_varint_corrupt();
+	if (aud_varint_read(&p, end) != 0)
+		user->horizon = aud_varint_read_signed(&p, end);
+	user->nstatics = aud_varint_read(&p, end);
+	if (user->nstatics > end - p)
+		aud_varint_corrupt();
+	user->statics = palloc((user->nstatics + 1) * sizeof(int32));
+	for (int i = 0; i < user->nstatics; i++)
+	{
+		number += aud_varint_read(&p, end);
+		user->statics[i] = number;
+	}
+	number = 0;
+	while (p < end)
+	{
+		uint64		len;
+
+		number += aud_varint_read(&p, end);
+		len = aud_varint_read(&p, end);
+		if (len > end - p)
+			aud_varint_corrupt();
+		while (aggregate < defs->naggregates &&
+			   defs->aggregates[aggregate].number != 0 &&
+			   defs->aggregates[aggregate].number < number)
+			aggregate++;
+		if (aggregate < defs->naggregates &&
+			defs->aggregates[aggregate].number == number)
+			aud_state_read(p, p + len, &defs->aggregates[aggregate],
+						   &user->states[aggregate]);
+		p += len;
+	}
+}
+
+/*
+ * Sets the instant the user is evaluated for: audience.now where it is set,
+ * else the later of the transaction's start and the last evaluation, as far as
+ * the real clock has come (SPEC 2.3).
+ */
+void
+aud_user_set_now(AudUser *user, const AudClock *clock)
+{
+	user->now = clock->now;
+	if (!aud_now_is_set() && user->as_of > user->now)
+	{
+		TimestampTz real = GetCurrentTimestamp();
+
+		user->now = Max(user->now, Min(user->as_of, real));
+	}
+}
+
+/* Is the user in the static segment of this number? */
+bool
+aud_user_in_static(const AudUser *user, int32 number)
+{
+	for (int i = 0; i < user->nstatics; i++)
+		if (user->statics[i] == number)
+			return true;
+	return false;
+}
+
+/*
+ * Notes the aggregate's value before its state changes, once; only if some
+ * leaf looks at it.
+ */
+void
+aud_user_touch(const AudDefinitions *defs, AudUser *user, int aggregate)
+{
+	AudAggregateState *state = &user->states[aggregate];
+	AudTouched *touched;
+
+	if (state->touched)
+		return;
+	state->touched = true;
+	if (defs->routes[aggregate].nleaves == 0)
+		return;
+	if (user->ntouched == user->max_touched)
+	{
+		user->max_touched = user->max_touched ? user->max_touched * 2 : 8;
+		user->touched = user->touched ?
+			repalloc(user->touched, user->max_touched * sizeof(AudTouched)) :
+			palloc(user->max_touched * sizeof(AudTouched));
+	}
+	touched = &user->touched[user->ntouched++];
+	touched->aggregate = aggregate;
+	aud_aggregate_value(&defs->aggregates[aggregate], state, &touched->before);
+}

@@ -1,0 +1,44 @@
+-- What the regress tests share: a fresh extension, a fixed clock, and two
+-- functions that show errors and transitions.  Included by each test, so that
+-- none depends on what another left behind.
+\set ECHO none
+\set SHOW_CONTEXT never
+\pset format unaligned
+\pset tuples_only on
+SET client_min_messages = warning;
+DROP EXTENSION IF EXISTS audience_manager CASCADE;
+CREATE EXTENSION audience_manager;
+SET audience.strict = on;
+SET timezone = 'UTC';
+SET datestyle = 'ISO, MDY';
+SET audience.now = '2026-03-01T12:00:00Z';
+-- what a statement raises, as SQLSTATE, message, DETAIL and HINT; its result
+-- as text where it raises nothing
+CREATE FUNCTION pg_temp.try(statement text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	result text;
+	message text;
+	detail text;
+	hint text;
+BEGIN
+	EXECUTE statement INTO result;
+	RETURN coalesce('ok: ' || result, 'ok');
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS message = MESSAGE_TEXT,
+		detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	RETURN sqlstate || ': ' || message
+		|| coalesce(E'\n  DETAIL: ' || nullif(detail, ''), '')
+		|| coalesce(E'\n  HINT: ' || nullif(hint, ''), '');
+END $$;
+-- the transitions since this was asked for the last time
+CREATE TEMPORARY TABLE seen (seq bigint);
+INSERT INTO seen VALUES (0);
+CREATE FUNCTION pg_temp.news() RETURNS SETOF text LANGUAGE sql AS $$
+	WITH new AS (
+		SELECT t.* FROM audience.transitions t, seen s WHERE t.seq > s.seq),
+	mark AS (
+		UPDATE seen SET seq = greatest(seq, (SELECT max(n.seq) FROM new n)))
+	SELECT concat_ws(' ', user_id, action, segment_id, reason, 'event', coalesce(event_id, '-'))
+	FROM new ORDER BY user_id COLLATE "C", segment_id COLLATE "C", seq
+$$;
+\set ECHO all

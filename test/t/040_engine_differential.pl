@@ -1,0 +1,453 @@
+# The engine against brute force, on random worlds.
+#
+# A seed gives traits, segments and a history of statements: events in random
+# order and batches, late and early ones and duplicates among them, attributes,
+# lists, changes of definitions, merges and erasures, while audience.now moves
+# on.  After each statement the memberships, the transitions it wrote and the
+# touched users' profiles must be those that AudOracle finds from all events;
+# now and then, and at the end, verify() must be empty and the history must
+# replay to the memberships.
+#
+# AUD_TEST_SEED (first seed), AUD_TEST_SEEDS (how many) and AUD_TEST_STEPS (how
+# long each history is) make it a longer run.
+use strict;
+use warnings;
+
+use FindBin;
+use lib $FindBin::RealBin;
+
+use AudOracle;
+use AudTest;
+use JSON::PP;
+use List::Util qw(shuffle);
+use Test::More;
+use Time::Local qw(timegm);
+
+my $first_seed = env_number('AUD_TEST_SEED', 1);
+my $seeds = env_number('AUD_TEST_SEEDS', 6);
+my $steps = env_number('AUD_TEST_STEPS', 60);
+
+my $start = timegm(0, 0, 0, 1, 2, 2026) * AudOracle::SECOND;
+my @names = ((map { "u$_" } 1 .. 14), (map { "U$_" } 1 .. 4), "o'h", "\xc3\xbcber", 'a b', 'a,b', 'x"y', '~z');
+my @builtin = (
+	{ name => 'totalSpent', aggregate => 'sum', property => 'amount', event_type => 'purchase', type => 'n' },
+	{ name => 'eventCount', aggregate => 'count', type => 'n' },
+	{ name => 'lastActivity', aggregate => 'last_time', type => 't' });
+
+my $node = start_node('differential');
+
+run_seed($_) foreach $first_seed .. $first_seed + $seeds - 1;
+$node->stop;
+done_testing();
+
+# ---------------------------------------------------------------------------
+
+# One world: writes its history as a script, with what to expect after each
+# step, runs it and compares.
+sub run_seed
+{
+	my ($seed) = @_;
+	srand($seed);
+	my $db = "seed_$seed";
+	my $world = {
+		now => $start + 10 * AudOracle::DAY, users => {}, segments => [],
+		traits => [@builtin], n => 0, next_segment => 0, next_trait => 0 };
+	my $script = "\\pset null ''\nSET client_min_messages = warning;\n";
+	my @expected;
+
+	$script .= add_trait($world) for 1 .. 8;
+	$script .= add_segment($world) for 1 .. 18;
+	foreach my $step (1 .. $steps)
+	{
+		$world->{now} += pick(1, AudOracle::HOUR, AudOracle::HOUR, int rand AudOracle::DAY, AudOracle::DAY + 1);
+		$world->{now} -= $world->{now} % AudOracle::HOUR, $world->{now} += AudOracle::HOUR
+		  if chance(0.5);
+		my $sql = random_step($world);
+		my $expect = delete $world->{expect};
+
+		$expect->{sql} = $sql;
+		$script .= "SET audience.now = '" . timestamp_of($world->{now}) . "';\n$sql"
+		  . "\\echo step $step\n";
+		$script .= "SELECT 'V', * FROM audience.verify() LIMIT 5;\n"
+		  if $expect->{verify} || $step % 10 == 0 || $step == $steps;
+		$script .= report_sql($world, $expect);
+		$expect->{rules} = { map { $_->{id} => $_->{json} } @{ $world->{segments} } };
+		push @expected, $expect;
+	}
+	$script .= "\\echo replay\n" . replay_sql() . " LIMIT 5;\n";
+
+	$node->safe_psql('postgres', "CREATE DATABASE $db");
+	$node->safe_psql($db, 'CREATE EXTENSION audience_manager');
+	my ($status, $out, $error) = run_script($node, $script, $db);
+	my @blocks = split /^(?:step \d+|replay)\n/m, $out;
+	shift @blocks;
+
+	foreach my $n (0 .. $#expected)
+	{
+		my $wrong = defined $blocks[$n] ? difference($expected[$n], $blocks[$n]) : '';
+		$wrong = "error: $error" if $n == $#blocks && $status != 0 || !defined $blocks[$n];
+		next unless $wrong;
+		fail("seed $seed");
+		diag("seed $seed, step " . ($n + 1) . ":\n"
+			  . substr($expected[$n]{sql}, 0, 2000) . "\n$wrong");
+		return;
+	}
+	is(($blocks[ $steps ] // "error: $error\n") =~ s/\n\z//r, '',
+		"seed $seed: $steps steps as by brute force");
+	return;
+}
+
+# What is reported after a step: memberships of all, its transitions, and the
+# profiles of the touched users.
+sub report_sql
+{
+	my ($world, $expect) = @_;
+	my @touched = grep { $world->{users}{$_} } sort keys %{ $expect->{touched} };
+	my $list = join ',', map { quote($_) } @touched[ 0 .. ($#touched > 4 ? 4 : $#touched) ];
+
+	$expect->{members} = {};
+	foreach my $name (keys %{ $world->{users} })
+	{
+		my $ids = join ',', sort keys %{ $world->{users}{$name}{in} };
+		$expect->{members}{$name} = $ids if length $ids;
+	}
+	foreach my $name (@touched)
+	{
+		my $user = $world->{users}{$name};
+		$expect->{profiles}{$name} = {
+			traits => { %{ $user->{traits} } },
+			names => [ map { $_->{name} } @{ $world->{traits} } ],
+			attributes => json_of([ 'o', { %{ $user->{attributes} } } ], 1) };
+	}
+	return <<"SQL" . ($list ? <<"MORE" : '');
+SELECT 'M', user_id, string_agg(segment_id, ',' ORDER BY segment_id COLLATE "C") FROM audience.memberships GROUP BY user_id;
+SELECT 'T', user_id, segment_id, action, reason, event_id FROM audience.transitions WHERE occurred_at = current_setting('audience.now')::timestamptz;
+SQL
+SELECT 'P', user_id, audience.profile_get(user_id) FROM unnest(ARRAY[$list]) user_id;
+MORE
+}
+
+# What differs between what was expected after a step and what was reported;
+# empty if nothing.
+sub difference
+{
+	my ($expect, $block) = @_;
+	my (%members, %transitions, @wrong);
+
+	foreach my $line (split /\n/, $block)
+	{
+		my ($kind, @fields) = split /\|/, $line, -1;
+		if ($kind eq 'V') { push @wrong, "verify: @fields"; }
+		elsif ($kind eq 'M') { $members{ $fields[0] } = $fields[1]; }
+		elsif ($kind eq 'T')
+		{
+			my ($user, $segment, $action, $reason, $event) = @fields;
+			push @wrong, "two transitions of $user and $segment in one statement"
+			  if $transitions{"$user|$segment"};
+			$transitions{"$user|$segment"} =
+			  $expect->{reason} ? "$action|$reason|$event" : $action;
+		}
+		elsif ($kind eq 'P')
+		{
+			my ($user, $json) = split /\|/, substr($line, 2), 2;
+			push @wrong, profile_difference($user, $expect->{profiles}{$user}, $json);
+		}
+	}
+	foreach my $user (sort keys %{ { %members, %{ $expect->{members} } } })
+	{
+		my %got = map { $_ => 1 } split /,/, $members{$user} // '';
+		my %want = map { $_ => 1 } split /,/, $expect->{members}{$user} // '';
+		push @wrong, "$user is in $_ and should not be: " . ($expect->{rules}{$_} // 'static')
+		  foreach grep { !$want{$_} } sort keys %got;
+		push @wrong, "$user should be in $_: " . ($expect->{rules}{$_} // 'static')
+		  foreach grep { !$got{$_} } sort keys %want;
+	}
+	if (!$expect->{free_history})
+	{
+		my $want = $expect->{transitions};
+		push @wrong, "transition $_: got " . ($transitions{$_} // 'none') . ', expected '
+		  . ($want->{$_} // 'none')
+		  foreach grep { ($transitions{$_} // '') ne ($want->{$_} // '') }
+		  sort keys %{ { %transitions, %$want } };
+	}
+	return join "\n", @wrong;
+}
+
+sub profile_difference
+{
+	my ($name, $want, $json) = @_;
+	my $got = $json eq '' ? {} : JSON::PP->new->utf8->decode($json);
+	my $encoder = JSON::PP->new->canonical->allow_nonref;
+	my @wrong;
+
+	return "no profile of $name" unless %$got;
+	push @wrong, "$name: attributes $got->{attributes}"
+	  if $encoder->encode($got->{attributes}) ne
+	  $encoder->encode(decode_json($want->{attributes}));
+	foreach my $trait (@{ $want->{names} })
+	{
+		my $value = $want->{traits}{$trait};
+		my $shown = exists $got->{$trait} ? $encoder->encode($got->{$trait}) : 'missing';
+		my $right =
+		    !defined $value ? $shown eq 'missing'
+		  : $shown eq 'missing' ? 0
+		  : $value->[0] eq 'n' ? abs($got->{$trait} - $value->[1] / ($value->[2] // 1) / 1000) < 1e-9
+		  : $shown eq $encoder->encode($encoder->decode(json_of($value, 1)));
+		push @wrong, "$name: trait $trait is $shown, not "
+		  . (defined $value ? json_of($value, 1) : 'missing')
+		  unless $right;
+	}
+	return @wrong;
+}
+
+# ---------------------------------------------------------------------------
+# Steps: each returns its SQL, changes the world and says what to expect.
+
+sub random_step
+{
+	my ($world) = @_;
+	my $roll = rand;
+
+	$world->{n}++;
+	return insert_events($world, $world->{n} == 15 || $world->{n} == 40 ? 1000 : pick(1, 1, 1, 7))
+	  if $roll < 0.6 || $world->{n} < 5 || $world->{n} == 15 || $world->{n} == 40;
+	return set_attributes($world) if $roll < 0.72;
+	return change_definitions($world) if $roll < 0.84;
+	return change_list($world) if $roll < 0.90;
+	return rebuild($world) if $roll < 0.93;
+	return merge_users($world) if $roll < 0.96;
+	return erase_user($world);
+}
+
+# Evaluates users as of now and notes their transitions.
+sub touch
+{
+	my ($world, $reason, $event_of, @names) = @_;
+	my $expect = $world->{expect} //= { transitions => {}, touched => {} };
+
+	$expect->{reason} = $reason;
+	foreach my $name (@names)
+	{
+		my $user = $world->{users}{$name} //= AudOracle::random_user();
+		my %before = %{ $user->{in} };
+
+		evaluate($user, $name, $world->{now}, $world->{traits}, @{ $world->{segments} });
+		my $why = $reason ? "|$reason|" . ($event_of->{$name} // '') : '';
+		$expect->{transitions}{"$name|$_"} = "added$why"
+		  foreach grep { !$before{$_} } keys %{ $user->{in} };
+		$expect->{transitions}{"$name|$_"} = "removed$why"
+		  foreach grep { !$user->{in}{$_} } keys %before;
+		$expect->{touched}{$name} = 1;
+	}
+	return;
+}
+
+sub random_time
+{
+	my ($now) = @_;
+	my $time = $now - pick(0, 0, AudOracle::HOUR * int rand 30,
+		int rand 3 * AudOracle::DAY, AudOracle::DAY * int rand 40,
+		-int rand AudOracle::HOUR, -AudOracle::HOUR);
+	$time -= $time % AudOracle::HOUR if chance(0.4);
+	return $time;
+}
+
+sub insert_events
+{
+	my ($world, $size) = @_;
+	my $now = $world->{now};
+	my $method = $size == 1 ? pick(qw(insert ingest)) : $size == 7 ? pick(qw(insert conflict ingest copy)) : 'copy';
+	my @names = $size == 7 ? (shuffle @names)[ 0 .. int rand 4 ] : @names;
+	my (@rows, @json, %latest, %new);
+
+	foreach (1 .. $size)
+	{
+		my $name = pick(@names);
+		my $event = random_event(random_time($now), pick('e', 'E', '') . ++$world->{event}, $start);
+		my $user = $world->{users}{$name};
+
+		# one that is there already, with other properties
+		if ($method =~ /ingest|conflict/ && $user && %{ $user->{events} } && chance(0.2))
+		{
+			my $old = $user->{events}{ pick(sort keys %{ $user->{events} }) };
+			@$event{qw(time id)} = @$old{qw(time id)};
+		}
+		my $key = "$event->{time} $event->{id}";
+		my ($properties, $context) = event_json($event);
+		my $time = timestamp_of($event->{time});
+
+		push @rows, [ $name, $time, $event->{id}, $event->{type}, $properties, $context ];
+		push @json, sprintf '{"userId":%s,"timestamp":"%s","eventId":"%s","eventType":"%s","properties":%s,"context":%s}',
+		  AudOracle::text_json($name), @{ $rows[-1] }[ 1 .. 5 ];
+		next if $user && $user->{events}{$key};
+		$user = $world->{users}{$name} //= AudOracle::random_user();
+		$user->{events}{$key} = $event;
+		$new{$name} = 1;
+		my $latest = $latest{$name};
+		$latest{$name} = $event
+		  if !$latest || ($event->{time} <=> $latest->{time} || $event->{id} cmp $latest->{id}) > 0;
+	}
+	$world->{expect} = { transitions => {}, touched => {} };
+	touch($world, 'rule_evaluation', { map { $_ => $latest{$_}{id} } keys %latest }, keys %new);
+
+	my $columns = 'audience.events (user_id, occurred_at, event_id, event_type, properties, context)';
+	return copy_rows($columns, @rows) if $method eq 'copy';
+	return $size == 1
+	  ? 'SELECT audience.event_ingest(' . quote($json[0]) . ");\n"
+	  : 'SELECT audience.events_ingest(' . quote('[' . join(',', @json) . ']') . ");\n"
+	  if $method eq 'ingest';
+	return "INSERT INTO $columns VALUES "
+	  . join(', ', map { '(' . join(', ', map { quote($_) } @$_) . ')' } @rows)
+	  . ($method eq 'conflict' ? ' ON CONFLICT DO NOTHING' : '') . ";\n";
+}
+
+sub set_attributes
+{
+	my ($world) = @_;
+	my @who = (shuffle @names)[ 0 .. (chance(0.5) ? 0 : 2) ];
+	my @items;
+
+	foreach my $name (@who)
+	{
+		my $patch = AudOracle::random_patch($start);
+		apply_patch($world->{users}{$name} //= AudOracle::random_user(), $patch);
+		push @items, [ $name, json_of([ 'o', $patch ]) ];
+	}
+	touch($world, 'rule_evaluation', {}, @who);
+	return 'SELECT audience.profile_set(' . quote($items[0][0]) . ', ' . quote($items[0][1]) . ");\n"
+	  if @items == 1;
+	return 'SELECT audience.profiles_set(' . quote('[' . join(',',
+			map { '{"userId":' . AudOracle::text_json($_->[0]) . ",\"attributes\":$_->[1]}" } @items) . ']') . ");\n";
+}
+
+# The ids that a segment's rule may refer to: those before it.
+sub earlier_ids
+{
+	my ($world, $segment) = @_;
+	my @ids;
+
+	foreach my $other (@{ $world->{segments} })
+	{
+		last if $segment && $other == $segment;
+		push @ids, $other->{id};
+	}
+	return @ids;
+}
+
+sub add_trait
+{
+	my ($world) = @_;
+	my $trait = random_trait('t' . $world->{next_trait}++, $start);
+
+	push @{ $world->{traits} }, $trait;
+	return "SELECT $trait->{sql};\n";
+}
+
+sub add_segment
+{
+	my ($world) = @_;
+	my $id = 's' . $world->{next_segment}++;
+
+	if ($world->{next_segment} % 9 == 3)
+	{
+		push @{ $world->{segments} }, { id => $id, active => 1, members => {} };
+		return "SELECT audience.segment_create('$id', type => 'static');\n";
+	}
+	my ($json, $rule) = random_rule($start, 2, $world->{traits}, earlier_ids($world));
+	push @{ $world->{segments} }, { id => $id, active => 1, rule => $rule, json => $json };
+	return "SELECT audience.segment_create('$id', " . quote($json) . ");\n";
+}
+
+# A definition changes when every user has just been evaluated, so that both
+# sides mean the same now.
+sub change_definitions
+{
+	my ($world) = @_;
+	my $sql = rebuild($world);
+	my ($segment) = shuffle grep { $_->{rule} } @{ $world->{segments} };
+	my $roll = rand;
+
+	if ($roll < 0.4)
+	{
+		my ($json, $rule) = random_rule($start, 2, $world->{traits}, earlier_ids($world, $segment));
+		@$segment{qw(json rule)} = ($json, $rule);
+		$sql .= "SELECT audience.segment_update('$segment->{id}', rules => " . quote($json) . ");\n";
+	}
+	elsif ($roll < 0.65)
+	{
+		$segment->{active} = !$segment->{active};
+		$sql .= "SELECT audience.segment_update('$segment->{id}', active => "
+		  . ($segment->{active} ? 'true' : 'false') . ");\n";
+	}
+	elsif ($roll < 0.85) { $sql .= add_segment($world); }
+	else { $sql .= add_trait($world); }
+	touch($world, '', {}, keys %{ $world->{users} });
+	$world->{expect}{free_history} = 1;
+	$world->{expect}{verify} = 1;
+	return $sql;
+}
+
+sub change_list
+{
+	my ($world) = @_;
+	my ($list) = shuffle grep { $_->{members} && $_->{active} } @{ $world->{segments} };
+	my @who = (shuffle @names)[ 0 .. int rand 5 ];
+	my $array = 'ARRAY[' . join(',', map { quote($_) } @who) . ']';
+	my $sql = rebuild($world);
+
+	if (chance(0.6))
+	{
+		$list->{members}{$_} = 1 foreach @who;
+		$sql .= "SELECT audience.segment_add('$list->{id}', $array);\n";
+	}
+	else
+	{
+		delete $list->{members}{$_} foreach @who;
+		$sql .= "SELECT audience.segment_remove('$list->{id}', $array);\n";
+		@who = grep { $world->{users}{$_} } @who;
+	}
+	touch($world, '', {}, @who);
+	$world->{expect}{free_history} = 1;
+	$world->{expect}{verify} = 1;
+	return $sql;
+}
+
+sub rebuild
+{
+	my ($world) = @_;
+	touch($world, '', {}, keys %{ $world->{users} });
+	return "SELECT audience.profile_rebuild();\n";
+}
+
+sub merge_users
+{
+	my ($world) = @_;
+	my ($from, $into) = shuffle sort keys %{ $world->{users} };
+	return rebuild($world) unless defined $into;
+	my ($old, $user) = delete $world->{users}{$from};
+
+	$user = $world->{users}{$into};
+	$user->{events} = { %{ $old->{events} }, %{ $user->{events} } };
+	$user->{attributes} = { %{ $old->{attributes} }, %{ $user->{attributes} } };
+	foreach my $list (grep { $_->{members} } @{ $world->{segments} })
+	{
+		$list->{members}{$into} = 1 if delete $list->{members}{$from};
+	}
+	touch($world, '', {}, $into);
+	$world->{expect}{transitions}{"$from|$_"} = 'removed' foreach keys %{ $old->{in} };
+	$world->{expect}{verify} = 1;
+	return 'SELECT audience.profile_merge(' . quote($from) . ', ' . quote($into) . ");\n";
+}
+
+sub erase_user
+{
+	my ($world) = @_;
+	my ($name) = shuffle sort keys %{ $world->{users} };
+	return rebuild($world) unless defined $name;
+
+	delete $world->{users}{$name};
+	delete $_->{members}{$name} foreach grep { $_->{members} } @{ $world->{segments} };
+	touch($world, '', {});
+	$world->{expect}{verify} = 1;
+	return 'SELECT audience.profile_erase(' . quote($name) . ");\n";
+}

@@ -1,0 +1,154 @@
+# Everything at once: sessions that ingest, set attributes, change definitions,
+# merge and erase, over the same few users, at each isolation level.
+#
+# Nobody may fail but by a serialization failure that a retry mends (or, where
+# a user or segment is gone meanwhile, as the statement says), no statement may
+# deadlock with another over users, and afterwards verify() is empty and the
+# history replays to the memberships.
+#
+# AUD_TEST_SECONDS is how long each run lasts.
+use strict;
+use warnings;
+
+use FindBin;
+use lib $FindBin::RealBin;
+
+use AudTest;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $seconds = env_number('AUD_TEST_SECONDS', 6);
+my $node = start_node('concurrency', conf => "log_lock_waits = on\ndeadlock_timeout = 200ms\n");
+
+$node->safe_psql('postgres', <<'SQL');
+SELECT audience.trait_create('logins', 'count', 'login');
+SELECT audience.segment_create('Spenders', 'totalSpent >= 50', id => 'spenders');
+SELECT audience.segment_create('Lately', 'count(login, LAST ''1 hour'') >= 3', id => 'lately');
+SELECT audience.segment_create('Odd', 'logins >= 5 AND NOT IN SEGMENT ''spenders''', id => 'odd');
+SELECT audience.segment_create('Path', 'SEQUENCE(login, purchase WITHIN ''1 hour'')', id => 'path');
+SELECT audience.segment_create('German', 'country = ''DE''', id => 'german');
+SELECT audience.segment_create('Silent', 'count() = 0', id => 'silent');
+SELECT audience.segment_create('List', type => 'static', id => 'list');
+
+-- Events of random users in any order, in one statement; times within the hour
+-- before.
+CREATE FUNCTION ingest(n int) RETURNS void LANGUAGE sql AS $$
+INSERT INTO audience.events (user_id, occurred_at, event_type, properties)
+SELECT 'u' || (random() * 12)::int, now() - random() * interval '1 hour',
+	(ARRAY['login', 'purchase', 'view'])[1 + (random() * 2)::int],
+	jsonb_build_object('amount', (random() * 20)::int)
+FROM generate_series(1, n) $$;
+
+CREATE FUNCTION ingest_json(n int) RETURNS bigint LANGUAGE sql AS $$
+SELECT audience.events_ingest(jsonb_agg(jsonb_build_object(
+	'userId', 'u' || (random() * 12)::int, 'eventType', 'purchase', 'eventId', (random() * 100)::int::text,
+	'timestamp', '2026-01-01', 'properties', '{"amount":1}'::jsonb)))
+FROM generate_series(1, n) $$;
+
+-- What may be gone when its turn comes is no failure.
+CREATE FUNCTION may_be_gone(statement text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE statement;
+	RETURN 'ok';
+EXCEPTION
+	WHEN undefined_object OR duplicate_object THEN
+		RETURN sqlstate;
+END $$;
+SQL
+
+my %scripts = (
+	ingest => 'SELECT ingest(1 + (random() * 20)::int);',
+	ingest_json => 'SELECT ingest_json(1 + (random() * 20)::int);',
+	attributes => q{\set u random(0, 12)
+SELECT audience.profile_set('u' || :u, jsonb_build_object('country', (ARRAY['DE', 'FR'])[1 + (random())::int]));},
+	list => q{SELECT audience.segment_add('list', ARRAY(SELECT 'u' || (random() * 12)::int FROM generate_series(1, 3)));
+SELECT audience.segment_remove('list', ARRAY(SELECT 'u' || (random() * 12)::int FROM generate_series(1, 3)));},
+	rebuild => q{SELECT audience.profile_rebuild(ARRAY(SELECT 'u' || (random() * 12)::int FROM generate_series(1, 5)));},
+	merge => q{\set u random(0, 12)
+\set v random(0, 11)
+\set v :v + (:v >= :u)
+SELECT may_be_gone('SELECT audience.profile_merge(''u' || :u || ''', ''u' || :v || ''')');},
+	erase => q{\set u random(0, 12)
+SELECT may_be_gone('SELECT audience.profile_erase(''u' || :u || ''')');},
+	definitions => q{\set n random(1, 4)
+\set roll random(1, 5)
+\if :roll == 1
+SELECT may_be_gone('SELECT audience.segment_create(''S' || :n || ''', ''totalSpent >= ' || :n * 10 || ''', id => ''s' || :n || ''')');
+\elif :roll == 2
+SELECT may_be_gone('SELECT audience.segment_update(''s' || :n || ''', rules => ''logins >= ' || :n || ''')');
+\elif :roll == 3
+SELECT may_be_gone('SELECT audience.segment_delete(''s' || :n || ''')');
+\elif :roll == 4
+SELECT audience.segment_update('odd', active => random() < 0.5);
+\else
+SELECT audience.segment_update('spenders', rules => format('totalSpent >= %s', (random() * 100)::int)::audience.rule);
+\endif});
+my $dir = PostgreSQL::Test::Utils::tempdir();
+append_to_file("$dir/$_.sql", "$scripts{$_}\n") foreach keys %scripts;
+
+# Runs scripts by weight for a while and expects no failure but retried ones.
+sub run
+{
+	my ($label, $level, $clients, %weights) = @_;
+	local $ENV{PGOPTIONS} = "-c default_transaction_isolation=" . ($level =~ s/ /\\ /gr);
+	my @files = map { ('-f', "$dir/$_.sql\@$weights{$_}") } sort keys %weights;
+	my ($out, $error) = run_command(
+		[ $node->installed_command('pgbench'), '-n', '-h', $node->host, '-p', $node->port,
+			'-U', $ENV{PGUSER} // (getpwuid $<)[0], '-c', $clients, '-j', 2, '-T', $seconds,
+			'--max-tries=0', @files, 'postgres' ]);
+
+	unlike($error, qr/ERROR|aborted/, "$label, $level: nobody fails");
+	like($out, qr/number of transactions actually processed: [1-9]/, "$label, $level: work done");
+	like($out, qr/number of failed transactions: 0 /, "$label, $level: nothing left undone");
+	diag($error) if $error =~ /ERROR|aborted/;
+	verify_empty($node, "$label, $level: verify() finds no difference");
+	replay_ok($node, "$label, $level: the history replayed is the memberships");
+	return;
+}
+
+foreach my $level ('read committed', 'repeatable read', 'serializable')
+{
+	my $offset = -s $node->logfile;
+
+	run('events and attributes', $level, 4, ingest => 10, ingest_json => 4, attributes => 2, rebuild => 1);
+	unlike(slurp_file($node->logfile, $offset), qr/deadlock detected/,
+		"events and attributes, $level: no deadlock");
+	run('everything', $level, 3, ingest => 10, ingest_json => 2, attributes => 2, list => 2,
+		merge => 2, erase => 2, definitions => 2, rebuild => 1);
+	unlike(slurp_file($node->logfile, $offset), qr/deadlock detected/,
+		"everything, $level: no deadlock");
+}
+
+# what incremental work left behind is what a rebuild gives
+$node->safe_psql('postgres', <<'SQL');
+BEGIN;
+SET audience.now = '2030-01-01';
+SELECT audience.profile_rebuild();
+COMMIT;
+SQL
+verify_empty($node, 'verify() after a rebuild');
+
+# a definition waits for one who has ingested, and sees what he did
+my $session = $node->background_psql('postgres');
+$session->query_safe('BEGIN');
+$session->query_safe("SELECT audience.event_ingest('{\"userId\":\"waited\",\"eventType\":\"purchase\",\"properties\":{\"amount\":7777}}')");
+my $waiting = $node->background_psql('postgres');
+$waiting->query_until(qr/started/,
+	"\\echo started\nSELECT audience.segment_create('Waited for', 'totalSpent >= 7777');\n");
+is($node->poll_query_until('postgres',
+		q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE '%Waited for%' AND state = 'active' AND pid <> pg_backend_pid()}),
+	1, 'the definition is under way');
+$node->safe_psql('postgres', 'SELECT ingest(5)') foreach 1 .. 20;
+is($node->safe_psql('postgres', q{SELECT count(*) FROM audience.segments WHERE id = 'waited_for'}),
+	'0', 'and waits, while others ingest');
+$session->query_safe('COMMIT');
+$session->quit;
+$waiting->query_safe('SELECT 1');
+$waiting->quit;
+is($node->safe_psql('postgres', q{SELECT string_agg(user_id, ',') FROM audience.segment_members('waited_for')}),
+	'waited', 'then it misses nobody');
+verify_empty($node);
+
+$node->stop;
+done_testing();
