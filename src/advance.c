@@ -26,6 +26,7 @@
 #include "utils/timestamp.h"
 
 #include "batch.h"
+#include "stats.h"
 #include "store.h"
 
 #define FETCH_ROWS 5000
@@ -245,6 +246,7 @@ stream(AudBatch *batch, AudStatement statement, Datum *args,
 		table = SPI_tuptable;
 		if (SPI_processed == 0)
 			break;
+		aud_stats_count(AUD_COUNT_ROWS, SPI_processed);
 		for (uint64 i = 0, n = SPI_processed; i < n; i++)
 		{
 			CHECK_FOR_INTERRUPTS();

@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -130,6 +131,8 @@ aud_batch_set_row(AudBatch *batch, AudUser *user, HeapTuple tuple, TupleDesc tup
 	user->is_new = isnull;
 	aud_user_state_read(batch->defs, user, isnull ? NULL : DatumGetByteaPP(datum));
 	aud_user_set_now(user, &batch->clock);
+	if (tupdesc->natts >= AUD_PROFILE_PLACE && !batch->read_only)
+		user->place = *(ItemPointer) DatumGetPointer(SPI_getbinval(tuple, tupdesc, AUD_PROFILE_PLACE, &isnull));
 }
 
 /* Reads the rows of one of the statements that return profiles. */
@@ -164,21 +167,54 @@ aud_batch_read(AudBatch *batch)
 	MemoryContextSwitchTo(old);
 }
 
-/* Marks the users that have a profile. */
+/*
+ * Users that this backend has found to have a profile, by a hash of the id: to
+ * look for a profile only to find it there is the commonest case.  One that is
+ * erased meanwhile is noticed when its lock finds nothing.
+ */
+#define KNOWN_USERS 65536		/* a power of two */
+
+static uint64 *known_users = NULL;
+
+/* The entry for a user, and what it must hold if the user is known. */
+static uint64 *
+known_entry(const AudUser *user, uint64 *hash)
+{
+	if (known_users == NULL)
+		known_users = MemoryContextAllocZero(CacheMemoryContext,
+											 KNOWN_USERS * sizeof(uint64));
+	*hash = hash_bytes_extended((const unsigned char *) user->id, user->id_len, 0) | 1;
+	return &known_users[(*hash >> 32) & (KNOWN_USERS - 1)];
+}
+
+/* Marks the users that have a profile; with "trust", known ones unseen. */
 static void
-find_profiles(AudBatch *batch)
+find_profiles(AudBatch *batch, bool trust)
 {
 	Datum		args[1];
 	uint64		n;
+	uint64		hash;
 	int			at = 0;
 	int			count;
 
 	for (int i = 0; i < batch->nusers; i++)
-		batch->users[i].exists = false;
+	{
+		uint64	   *entry = known_entry(&batch->users[i], &hash);
+
+		batch->users[i].exists = trust && *entry == hash;
+	}
 	args[0] = user_ids(batch, false, &count);
+	if (count == 0)
+		return;
 	n = aud_store_execute(AUD_FIND_PROFILES, args, NULL, false);
 	for (uint64 i = 0; i < n; i++)
-		next_user(batch, SPI_tuptable->vals[i], SPI_tuptable->tupdesc, &at)->exists = true;
+	{
+		AudUser    *user = next_user(batch, SPI_tuptable->vals[i], SPI_tuptable->tupdesc, &at);
+		uint64	   *entry = known_entry(user, &hash);
+
+		user->exists = true;
+		*entry = hash;
+	}
 	SPI_freetuptable(SPI_tuptable);
 }
 
@@ -211,7 +247,7 @@ aud_batch_create(AudBatch *batch)
 {
 	MemoryContext old = MemoryContextSwitchTo(batch->mcxt);
 
-	find_profiles(batch);
+	find_profiles(batch, false);
 	create_profiles(batch);
 	MemoryContextSwitchTo(old);
 }
@@ -225,12 +261,12 @@ void
 aud_batch_lock(AudBatch *batch, bool create)
 {
 	MemoryContext old = MemoryContextSwitchTo(batch->mcxt);
-	bool		again;
+	bool		again = false;
 
 	do
 	{
 		CHECK_FOR_INTERRUPTS();
-		find_profiles(batch);
+		find_profiles(batch, !again);
 		if (create)
 			create_profiles(batch);
 		for (int i = 0; i < batch->nusers; i++)

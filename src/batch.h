@@ -25,6 +25,7 @@
 
 #include "access/htup.h"
 #include "access/tupdesc.h"
+#include "storage/itemptr.h"
 
 #include "definitions.h"
 
@@ -42,6 +43,7 @@ typedef struct AudUser
 	bool		exists;			/* has a profile (after aud_batch_lock: always, if asked for) */
 	bool		is_new;			/* never evaluated: its profile has no state yet */
 	bool		write;			/* the profile's row must be written */
+	ItemPointerData place;		/* where the row is */
 	bool		rebuild;		/* all states are made anew from the events */
 
 	Jsonb	   *attributes;

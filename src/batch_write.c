@@ -17,72 +17,60 @@
 #include "utils/timestamp.h"
 
 #include "batch.h"
+#include "stats.h"
 #include "store.h"
 
-/* Writes the rows of those users that must be. */
+/*
+ * Writes the rows of those users that must be: those with new attributes, or
+ * the others.
+ */
 static void
-write_profiles(AudBatch *batch)
+write_profiles(AudBatch *batch, bool with_attributes)
 {
 	int			n = 0;
-	const char **ids = palloc(Max(batch->nusers, 1) * sizeof(char *));
-	int		   *lengths = palloc(Max(batch->nusers, 1) * sizeof(int));
-	Datum	   *columns[4];
+	int			max = Max(batch->nusers, 1);
+	const char **ids = palloc(max * sizeof(char *));
+	int		   *lengths = palloc(max * sizeof(int));
+	Datum	   *columns[6];
 	bool	   *nulls[2];
-	Datum		args[5];
+	Datum		args[7];
 
-	for (int i = 0; i < 4; i++)
-		columns[i] = palloc(Max(batch->nusers, 1) * sizeof(Datum));
-	for (int i = 0; i < 2; i++)
-		nulls[i] = palloc(Max(batch->nusers, 1) * sizeof(bool));
+	for (int i = 0; i < lengthof(columns); i++)
+		columns[i] = palloc(max * sizeof(Datum));
+	for (int i = 0; i < lengthof(nulls); i++)
+		nulls[i] = palloc(max * sizeof(bool));
 	for (int i = 0; i < batch->nusers; i++)
 	{
 		AudUser    *user = &batch->users[i];
 
-		if (!user->exists || !user->write)
+		if (!user->exists || !user->write ||
+			(user->old_attributes != NULL) != with_attributes)
 			continue;
 		ids[n] = user->id;
 		lengths[n] = user->id_len;
-		columns[0][n] = PointerGetDatum(aud_user_state_write(batch->defs, user));
+		columns[0][n] = PointerGetDatum(&user->place);
+		columns[1][n] = PointerGetDatum(aud_user_state_write(batch->defs, user));
 		nulls[0][n] = user->first_seen == PG_INT64_MAX;
-		columns[1][n] = TimestampTzGetDatum(user->first_seen);
+		columns[2][n] = TimestampTzGetDatum(user->first_seen);
 		nulls[1][n] = user->last_seen == PG_INT64_MIN;
-		columns[2][n] = TimestampTzGetDatum(user->last_seen);
-		columns[3][n] = TimestampTzGetDatum(user->now);
+		columns[3][n] = TimestampTzGetDatum(user->last_seen);
+		columns[4][n] = TimestampTzGetDatum(user->now);
+		columns[5][n] = JsonbPGetDatum(user->attributes);
 		n++;
 	}
 	if (n == 0)
 		return;
 	args[0] = aud_store_text_array(ids, lengths, n);
-	args[1] = aud_store_array(columns[0], NULL, n, BYTEAOID);
-	args[2] = aud_store_array(columns[1], nulls[0], n, TIMESTAMPTZOID);
-	args[3] = aud_store_array(columns[2], nulls[1], n, TIMESTAMPTZOID);
-	args[4] = aud_store_array(columns[3], NULL, n, TIMESTAMPTZOID);
-	if (aud_store_execute(AUD_UPDATE_PROFILES, args, NULL, false) != n)
+	args[1] = aud_store_array(columns[0], NULL, n, TIDOID);
+	args[2] = aud_store_array(columns[1], NULL, n, BYTEAOID);
+	args[3] = aud_store_array(columns[2], nulls[0], n, TIMESTAMPTZOID);
+	args[4] = aud_store_array(columns[3], nulls[1], n, TIMESTAMPTZOID);
+	args[5] = aud_store_array(columns[4], NULL, n, TIMESTAMPTZOID);
+	if (with_attributes)
+		args[6] = aud_store_array(columns[5], NULL, n, JSONBOID);
+	if (aud_store_execute(with_attributes ? AUD_UPDATE_WITH_ATTRIBUTES : AUD_UPDATE_PROFILES,
+						  args, NULL, false) != n)
 		elog(ERROR, "a locked profile is gone");
-}
-
-/* Writes the attributes of those users that have new ones. */
-static void
-write_attributes(AudBatch *batch)
-{
-	int			n = 0;
-	const char **ids = palloc(Max(batch->nusers, 1) * sizeof(char *));
-	int		   *lengths = palloc(Max(batch->nusers, 1) * sizeof(int));
-	Datum	   *attributes = palloc(Max(batch->nusers, 1) * sizeof(Datum));
-	Datum		args[2];
-
-	for (int i = 0; i < batch->nusers; i++)
-		if (batch->users[i].exists && batch->users[i].old_attributes != NULL)
-		{
-			ids[n] = batch->users[i].id;
-			lengths[n] = batch->users[i].id_len;
-			attributes[n++] = JsonbPGetDatum(batch->users[i].attributes);
-		}
-	if (n == 0)
-		return;
-	args[0] = aud_store_text_array(ids, lengths, n);
-	args[1] = aud_store_array(attributes, NULL, n, JSONBOID);
-	aud_store_execute(AUD_UPDATE_ATTRIBUTES, args, NULL, false);
 }
 
 /* A change by what it is about, for finding it again. */
@@ -297,8 +285,8 @@ aud_batch_write(AudBatch *batch)
 {
 	MemoryContext old = MemoryContextSwitchTo(batch->mcxt);
 
-	write_attributes(batch);
-	write_profiles(batch);
+	write_profiles(batch, false);
+	write_profiles(batch, true);
 	if (batch->nchanges > 0)
 	{
 		write_members(batch, true);
@@ -306,5 +294,6 @@ aud_batch_write(AudBatch *batch)
 	}
 	if (batch->nchanges > 0)
 		write_transitions(batch);
+	aud_stats_count(AUD_COUNT_TRANSITIONS, batch->nchanges);
 	MemoryContextSwitchTo(old);
 }

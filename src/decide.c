@@ -27,6 +27,7 @@
 #include "utils/memutils.h"
 
 #include "batch.h"
+#include "stats.h"
 
 struct AudDecider
 {
@@ -46,6 +47,7 @@ struct AudDecider
 	uint64	   *candidates;		/* bit for each segment by rank */
 	int			nwords;
 	bool		any_turned;
+	uint64		nevaluated;		/* rules */
 };
 
 /* A decider for users under these definitions, in the current memory context. */
@@ -586,6 +588,7 @@ decide_segment(AudBatch *batch, AudDecider *decider, int user_index, int index)
 
 	if (segment->is_static ? !fill : segment->program == NULL)
 		return;
+	decider->nevaluated++;
 	after = in_segment(decider, index);
 	if (user->is_new)
 		before = false;
@@ -654,5 +657,7 @@ aud_batch_decide(AudBatch *batch)
 		user->write |= decider->any_turned;
 		MemoryContextReset(user_mcxt);
 	}
+	aud_stats_count(AUD_COUNT_USERS, batch->nusers);
+	aud_stats_count(AUD_COUNT_RULES, decider->nevaluated);
 	MemoryContextSwitchTo(old);
 }

@@ -31,6 +31,7 @@
 
 #include "definitions.h"
 #include "settings.h"
+#include "stats.h"
 #include "store.h"
 
 PG_FUNCTION_INFO_V1(aud_definitions_lock);
@@ -165,6 +166,7 @@ aud_definitions_lock(PG_FUNCTION_ARGS)
 {
 	Oid			relid = aud_definitions_table("segments");
 	TimestampTz start = GetCurrentTimestamp();
+	bool		waited = false;
 
 	while (!ConditionalLockRelationOid(relid, ShareRowExclusiveLock))
 	{
@@ -178,6 +180,9 @@ aud_definitions_lock(PG_FUNCTION_ARGS)
 					 errmsg("could not change definitions while others are using them"),
 					 errdetail("Waited for process %s.", blockers(relid)),
 					 errhint("Try again when those transactions have ended, or raise \"audience.definition_wait\".")));
+		if (!waited)
+			aud_stats_count(AUD_COUNT_WAITS, 1);
+		waited = true;
 		if (attempt(relid, Min(left, ATTEMPT_MS)))
 			break;
 		pg_usleep(PAUSE_MS * 1000L);

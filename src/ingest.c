@@ -38,6 +38,7 @@
 #include "batch.h"
 #include "events_guard.h"
 #include "settings.h"
+#include "stats.h"
 #include "store.h"
 
 PG_FUNCTION_INFO_V1(aud_events_inserted);
@@ -381,6 +382,8 @@ next_batch(EventSource *source, AudBatch *batch, bool users_only)
 		batch->users[i].events = &events[at];
 		at += batch->users[i].nevents;
 	}
+	if (!users_only)
+		aud_stats_count(AUD_COUNT_EVENTS, nevents);
 	MemoryContextSwitchTo(old);
 	return batch->nusers > 0;
 }
@@ -413,6 +416,7 @@ run(EventSource *source)
 	if (source->sort != NULL)
 		create_all(source, defs);
 	rewind_source(source);
+	aud_stats_count(AUD_COUNT_STATEMENTS, 1);
 	while (more)
 	{
 		AudBatch   *batch = aud_batch_begin(defs, "rule_evaluation");

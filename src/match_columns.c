@@ -474,7 +474,6 @@ jsonb_quals(const AudRowOperand *operand, const AudRule *rule,
 	AudPath    *path;
 	Oid			left;
 	Oid			rule_type;
-	bool		only_existence;
 
 	if (operand->whole_row == NULL || var->vartype != JSONBOID ||
 		AUD_NODE_PATH(rule, leaf)->nsteps < 2 ||
@@ -485,8 +484,7 @@ jsonb_quals(const AudRowOperand *operand, const AudRule *rule,
 	path->nsteps--;
 	memmove(&path->steps[0], &path->steps[1],
 			sizeof(AudPathStep) * path->nsteps);
-	if (aud_match_path(extracted, AUD_RULE_ROOT(extracted), false,
-					   &only_existence) == NULL)
+	if (aud_match_path(extracted, AUD_RULE_ROOT(extracted)) == NULL)
 		return NIL;
 	op_input_types(match, &left, &rule_type);
 	return list_make1(make_opclause(match, BOOLOID, false, (Expr *) var,

@@ -14,18 +14,20 @@
  *	eq, in			$.a == 1, joined by ||
  *	contains		the same, for values that cannot be part of a text
  *	contains_any	as in; contains_all: joined by &&
- *	other positive	exists($.a), of use to jsonb_ops alone
  *	all				what its children imply, joined by &&
  *	any				joined by ||, if every child implies something
  *
- * Negated leaves, none and not imply nothing that an index could find.
- * Existence is only asked for where there is nothing better.
+ * Negated leaves, none and not imply nothing that an index could find.  The
+ * other positive leaves imply that their first key is there, which jsonb_ops
+ * can look for by ? and ?|, though not by a jsonpath without a constant; it is
+ * used where there is nothing better.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "miscadmin.h"
+#include "nodes/value.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/json.h"
@@ -35,10 +37,12 @@
 /* more comparisons cost more in rechecks than they save */
 #define MAX_COMPARISONS		200
 
+/* as many keys in one condition, as many conditions on keys */
+#define MAX_KEYS			32
+
 typedef struct PathState
 {
 	const AudRule *rule;
-	bool		existence;		/* may ask for existence */
 	int			ncomparisons;
 } PathState;
 
@@ -199,23 +203,23 @@ derive_equality(PathState *state, const AudNode *leaf, const char *path)
 	}
 }
 
+/* Is a leaf on a field false for a document that does not have it? */
+static bool
+needs_field(const AudNode *leaf)
+{
+	return (leaf->flags & AUD_NEGATED) == 0 && leaf->op != AUD_OP_IS_EMPTY;
+}
+
 /* What a leaf on a field implies; NULL: nothing. */
 static char *
 derive_field(PathState *state, const AudNode *leaf)
 {
 	char	   *path;
-	char	   *result;
 
-	if ((leaf->flags & AUD_NEGATED) || leaf->op == AUD_OP_IS_EMPTY)
+	if (!needs_field(leaf))
 		return NULL;
 	path = path_text(state->rule, AUD_NODE_PATH(state->rule, leaf));
-	if (path == NULL)
-		return NULL;
-	result = derive_equality(state, leaf, path);
-	/* an empty list to be contained asks for an array, a missing one has none */
-	if (result == NULL && state->existence)
-		result = psprintf("exists(%s)", path);
-	return result;
+	return path == NULL ? NULL : derive_equality(state, leaf, path);
 }
 
 /* What the children of a group imply, joined; NULL: nothing. */
@@ -258,19 +262,60 @@ derive(PathState *state, const AudNode *node)
 
 /* A jsonpath predicate that a subtree implies.  See match_plan.h. */
 char *
-aud_match_path(const AudRule *rule, const AudNode *node, bool keys,
-			   bool *only_existence)
+aud_match_path(const AudRule *rule, const AudNode *node)
 {
-	PathState	state = {rule, false, 0};
-	char	   *result = derive(&state, node);
+	PathState	state = {rule, 0};
 
-	*only_existence = false;
-	if (result == NULL && keys)
+	return derive(&state, node);
+}
+
+/* The sets of keys that a leaf on a field asks for. */
+static List *
+field_keys(const AudRule *rule, const AudNode *leaf)
+{
+	const AudPath *path = AUD_NODE_PATH(rule, leaf);
+
+	if (!needs_field(leaf) || path->root != AUD_ROOT_DOCUMENT ||
+		path->nsteps == 0 || path->steps[0].kind != AUD_STEP_KEY)
+		return NIL;
+	return list_make1(list_make1(makeString(unconstify(char *,
+													   (const char *) AUD_AT(rule, path->steps[0].key)))));
+}
+
+/* Keys of which a document has one of each set.  See match_plan.h. */
+List *
+aud_match_keys(const AudRule *rule, const AudNode *node)
+{
+	const AudNode *child = AUD_FIRST_CHILD(node);
+	List	   *sets = NIL;
+	List	   *any = NIL;
+
+	check_stack_depth();
+	if (node->kind == AUD_NODE_FIELD)
+		return field_keys(rule, node);
+	if (node->kind != AUD_NODE_ALL && node->kind != AUD_NODE_ANY)
+		return NIL;
+	for (uint32 i = 0; i < node->nchildren; i++)
 	{
-		state.existence = true;
-		state.ncomparisons = 0;
-		*only_existence = true;
-		result = derive(&state, node);
+		List	   *part = aud_match_keys(rule, child);
+		ListCell   *cell;
+
+		if (node->kind == AUD_NODE_ALL)
+		{
+			foreach(cell, part)
+			{
+				if (list_length(sets) < MAX_KEYS)
+					sets = list_append_unique(sets, lfirst(cell));
+			}
+		}
+		else
+		{
+			/* one set of each child will do: the first is as good as any */
+			if (part == NIL || list_length(any) > MAX_KEYS)
+				return NIL;
+			any = list_union(any, linitial(part));
+		}
+		child = AUD_NEXT_SIBLING(child);
 	}
-	return result;
+	return any != NIL ? list_make1(any) : sets;
 }

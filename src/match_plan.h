@@ -16,11 +16,15 @@
 /*
  * match_path.c: a jsonpath predicate that holds for every jsonb that the
  * subtree holds for, fit for a GIN index; palloc'ed text, NULL if there is
- * none.  With "keys" the index knows keys, too; then the predicate may ask for
- * no more than that keys exist, and *only_existence says so.
+ * none.
  */
-extern char *aud_match_path(const AudRule *rule, const AudNode *node,
-							bool keys, bool *only_existence);
+extern char *aud_match_path(const AudRule *rule, const AudNode *node);
+
+/*
+ * Lists of keys (String nodes); a jsonb that the subtree holds for has at
+ * least one key of each list at its top.  NIL if none.
+ */
+extern List *aud_match_keys(const AudRule *rule, const AudNode *node);
 
 /* match_columns.c: the row operand of |=, seen as columns */
 typedef struct AudRowOperand

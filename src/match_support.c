@@ -3,7 +3,7 @@
  * match_support.c
  *	  Planner support functions of |=, =| and rule_holds.
  *
- *	jsonb	index conditions for GIN indexes: the rule's jsonpath
+ *	jsonb	index conditions for GIN indexes: the rule's jsonpath or its keys
  *			(match_path.c), lossy, so that the rule itself is checked after it
  *	row		no index has a whole row for its column, so index conditions are
  *			never asked for; instead the call is replaced by
@@ -18,6 +18,7 @@
 #include "postgres.h"
 
 #include "catalog/namespace.h"
+#include "catalog/pg_collation_d.h"
 #include "catalog/pg_statistic.h"
 #include "catalog/pg_type_d.h"
 #include "fmgr.h"
@@ -27,7 +28,9 @@
 #include "optimizer/optimizer.h"
 #include "optimizer/plancat.h"
 #include "parser/parse_func.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/jsonpath.h"
 #include "utils/lsyscache.h"
 #include "utils/selfuncs.h"
@@ -170,27 +173,58 @@ has_sampled_values(PlannerInfo *root, Node *column)
 	return result;
 }
 
+/* A condition on an indexed column. */
+static Expr *
+make_index_condition(Oid operator, Node *column, Oid type, Datum constant)
+{
+	return make_opclause(operator, BOOLOID, false, (Expr *) column,
+						 (Expr *) makeConst(type, -1,
+											type == JSONPATHOID ? InvalidOid : DEFAULT_COLLATION_OID,
+											-1, constant, false, false),
+						 InvalidOid, InvalidOid);
+}
+
+/* "column ? key" or "column ?| keys" */
+static Expr *
+make_key_condition(Node *column, List *keys)
+{
+	Datum	   *datums = palloc(sizeof(Datum) * list_length(keys));
+	int			n = 0;
+	ListCell   *cell;
+
+	foreach(cell, keys)
+		datums[n++] = CStringGetTextDatum(strVal(lfirst(cell)));
+	if (n == 1)
+		return make_index_condition(jsonb_operator("?", TEXTOID), column,
+									TEXTOID, datums[0]);
+	return make_index_condition(jsonb_operator("?|", TEXTARRAYOID), column,
+								TEXTARRAYOID,
+								PointerGetDatum(construct_array(datums, n, TEXTOID,
+																-1, false,
+																TYPALIGN_INT)));
+}
+
 /*
  * Answers a request for conditions that an index on a jsonb column can use:
- * column @@ jsonpath.  NIL if there are none.
+ * column @@ jsonpath or, if there is none, column ? key.  NIL if there are
+ * none.
  *
  * That a key exists is asked for only where statistics tell how many have it:
- * without them the planner takes any jsonpath to be rare, and would read an
- * index for nothing when every document has the key.
+ * without them the planner takes it to be rare, and would read an index for
+ * nothing when every document has the key.
  */
 static List *
-derive_index_condition(SupportRequestIndexCondition *request)
+derive_index_conditions(SupportRequestIndexCondition *request)
 {
 	Oid			path_operator = jsonb_operator("@@", JSONPATHOID);
-	bool		keys = op_in_opfamily(jsonb_operator("?", TEXTOID),
-									  request->opfamily);
 	List	   *args;
 	int			position;
 	Oid			rule_type;
 	const AudRule *rule;
 	Node	   *column;
-	bool		only_existence;
 	char	   *path;
+	List	   *conditions = NIL;
+	ListCell   *cell;
 
 	if (!op_in_opfamily(path_operator, request->opfamily))
 		return NIL;
@@ -204,19 +238,18 @@ derive_index_condition(SupportRequestIndexCondition *request)
 	if (rule == NULL || request->indexarg == position)
 		return NIL;
 	column = list_nth(args, request->indexarg);
-	path = aud_match_path(rule, AUD_RULE_ROOT(rule), keys, &only_existence);
-	if (path == NULL ||
-		(only_existence && !has_sampled_values(request->root, column)))
-		return NIL;
 	request->lossy = true;
-	return list_make1(make_opclause(path_operator, BOOLOID, false,
-									(Expr *) column,
-									(Expr *) makeConst(JSONPATHOID, -1,
-													   InvalidOid, -1,
-													   DirectFunctionCall1(jsonpath_in,
-																		   CStringGetDatum(path)),
-													   false, false),
-									InvalidOid, InvalidOid));
+	path = aud_match_path(rule, AUD_RULE_ROOT(rule));
+	if (path != NULL)
+		return list_make1(make_index_condition(path_operator, column, JSONPATHOID,
+											   DirectFunctionCall1(jsonpath_in,
+																   CStringGetDatum(path))));
+	if (!op_in_opfamily(jsonb_operator("?", TEXTOID), request->opfamily) ||
+		!has_sampled_values(request->root, column))
+		return NIL;
+	foreach(cell, aud_match_keys(rule, AUD_RULE_ROOT(rule)))
+		conditions = lappend(conditions, make_key_condition(column, lfirst(cell)));
+	return conditions;
 }
 
 /*
@@ -266,7 +299,7 @@ aud_jsonb_match_support(PG_FUNCTION_ARGS)
 	Node	   *answer = NULL;
 
 	if (IsA(request, SupportRequestIndexCondition))
-		answer = (Node *) derive_index_condition((SupportRequestIndexCondition *) request);
+		answer = (Node *) derive_index_conditions((SupportRequestIndexCondition *) request);
 	else if (IsA(request, SupportRequestSelectivity))
 		answer = estimate_jsonb_selectivity((SupportRequestSelectivity *) request);
 	else if (IsA(request, SupportRequestCost))

@@ -87,9 +87,13 @@ write_path(Builder *builder, const AudItemPath *path)
 	for (int i = 0; i < path->nsteps; i++)
 	{
 		const AudItemStep *from = &path->steps[i];
-		uint32		key = from->key ? write_text(builder, from->key, from->keylen) : 0;
-		AudPath    *flat = (AudPath *) (builder->buf.data + offset);
+		uint32		key = 0;
+		AudPath    *flat;
 
+		/* writing may move the buffer */
+		if (from->key != NULL)
+			key = write_text(builder, from->key, from->keylen);
+		flat = (AudPath *) (builder->buf.data + offset);
 		flat->steps[i].kind = from->kind;
 		flat->steps[i].index = from->index;
 		flat->steps[i].key = key;
@@ -115,12 +119,13 @@ write_names(Builder *builder, const AudItemNames *names)
 					 names->nnames * sizeof(AudName));
 	for (int i = 0; i < names->nnames; i++)
 	{
-		uint32		name = write_text(builder, names->names[i].name, names->names[i].len);
+		const AudItemName *from = &names->names[i];
+		uint32		name = write_text(builder, from->name, from->len);
 
 		flat = (AudNames *) (builder->buf.data + offset);
 		flat->names[i].name = name;
-		flat->names[i].len = names->names[i].len;
-		flat->names[i].is_prefix = names->names[i].is_prefix;
+		flat->names[i].len = from->len;
+		flat->names[i].is_prefix = from->is_prefix;
 	}
 	flat = (AudNames *) (builder->buf.data + offset);
 	flat->nnames = names->nnames;
@@ -154,12 +159,14 @@ write_value(Builder *builder, const AudConst *value)
 	switch (value->type)
 	{
 		case AUD_VALUE_BOOL:
-			return write_bytes(builder, value->type, value->boolean ? 1 : 0, NULL, 0);
+			return write_bytes(builder, value->type, value->boolean ? 1 : 0,
+							   NULL, 0);
 		case AUD_VALUE_NUMBER:
 			return write_bytes(builder, value->type, VARSIZE(value->number),
 							   value->number, VARSIZE(value->number));
 		case AUD_VALUE_TEXT:
-			offset = write_bytes(builder, value->type, value->len, NULL, value->len + 1);
+			offset = write_bytes(builder, value->type, value->len,
+								 NULL, value->len + 1);
 			memcpy(builder->buf.data + offset + offsetof(AudValue, data),
 				   value->text, value->len);
 			return offset;
@@ -329,7 +336,8 @@ unbuild_value(const AudRule *rule, const AudValue *flat)
 			value->len = flat->len;
 			value->items = palloc((flat->len + 1) * sizeof(AudConst *));
 			for (int i = 0; i < flat->len; i++)
-				value->items[i] = unbuild_value(rule, AUD_VALUE_ITEM(rule, flat, i));
+				value->items[i] = unbuild_value(rule,
+												AUD_VALUE_ITEM(rule, flat, i));
 			break;
 		case AUD_VALUE_TIME:
 		case AUD_VALUE_DURATION:

@@ -170,8 +170,8 @@ seconds_to_duration(AudParse *parse, const AudJson *json, int64 *result)
 		return false;
 
 	/* compared before the conversion, which would raise an error */
-	usecs = DirectFunctionCall2(numeric_mul, NumericGetDatum(seconds),
-								DirectFunctionCall1(int8_numeric, Int64GetDatum(USECS_PER_SEC)));
+	limit = DirectFunctionCall1(int8_numeric, Int64GetDatum(USECS_PER_SEC));
+	usecs = DirectFunctionCall2(numeric_mul, NumericGetDatum(seconds), limit);
 	usecs = DirectFunctionCall2(numeric_round, usecs, Int32GetDatum(0));
 	limit = DirectFunctionCall1(int8_numeric, Int64GetDatum(AUD_MAX_DURATION));
 	if (DatumGetBool(DirectFunctionCall2(numeric_gt, usecs, limit)))
@@ -446,8 +446,9 @@ read_value(AudParse *parse, const AudJson *json, const char *opname, AudOp op)
 		return NULL;
 	}
 	if (json->type == AUD_JSON_ARRAY &&
-		(wanted == WANTED_ORDERED || wanted == WANTED_ONE || wanted == WANTED_TIME ||
-		 wanted == WANTED_DURATION || wanted == WANTED_SEMVER))
+		(wanted == WANTED_ORDERED || wanted == WANTED_ONE ||
+		 wanted == WANTED_TIME || wanted == WANTED_DURATION ||
+		 wanted == WANTED_SEMVER))
 	{
 		aud_rule_fail(parse, json, "operator \"%s\" takes one value, not a list", opname);
 		return NULL;
@@ -469,11 +470,15 @@ read_value(AudParse *parse, const AudJson *json, const char *opname, AudOp op)
 		case WANTED_TIME:
 			constant = palloc0(sizeof(AudConst));
 			constant->type = AUD_VALUE_TIME;
-			return aud_check_time(parse, json, &constant->int64value) ? constant : NULL;
+			if (!aud_check_time(parse, json, &constant->int64value))
+				return NULL;
+			return constant;
 		case WANTED_DURATION:
 			constant = palloc0(sizeof(AudConst));
 			constant->type = AUD_VALUE_DURATION;
-			return aud_check_duration(parse, json, &constant->int64value) ? constant : NULL;
+			if (!aud_check_duration(parse, json, &constant->int64value))
+				return NULL;
+			return constant;
 		case WANTED_SEMVER:
 			if (!aud_check_text(parse, json))
 				return NULL;

@@ -5,10 +5,14 @@
  *
  * Input goes through four steps:
  *
- *	  JSON text --rule_read_json.c--+
- *									+--> AudJson --rule_read.c--> AudItem --rule_build.c--> AudRule
- *	  text form --rule_scan.l ------+     tree    rule_check.c     tree                     flat
- *				  rule_gram.y
+ *	  JSON text --(rule_read_json.c)--+
+ *									  +--> tree of AudJson
+ *	  text form --(rule_scan.l,-------+	   |
+ *				   rule_gram.y)			  (rule_read.c, rule_read_event.c,
+ *										   |	rule_check.c, rule_path.c)
+ *										  tree of AudItem
+ *										   |
+ *										  (rule_build.c) --> flat AudRule
  *
  * The text form is turned into the tree that its JSON form would have, so
  * that all checks exist once.  Every AudJson knows where it was written, so
@@ -178,6 +182,16 @@ extern AudJson *aud_rule_read_text(AudParse *parse, const char *text, int len,
 /* rule_read.c */
 extern AudItem *aud_rule_read(AudParse *parse, const AudJson *json, int depth,
 							  bool in_where);
+extern AudItem *aud_item_make(AudNodeKind kind);
+extern bool aud_read_check_keys(AudParse *parse, const AudJson *object,
+								const char *own, const char *const *others);
+extern bool aud_read_operator(AudParse *parse, const AudJson *object,
+							  const AudJson **op);
+
+/* rule_read_event.c */
+extern AudItem *aud_read_event(AudParse *parse, const AudJson *object, int depth);
+extern AudItem *aud_read_sequence(AudParse *parse, const AudJson *object,
+								  int depth);
 
 /* rule_check.c */
 extern bool aud_check_test(AudParse *parse, const AudJson *node,

@@ -18,6 +18,7 @@
 
 #include "eval.h"
 #include "settings.h"
+#include "stats.h"
 
 PG_MODULE_MAGIC;
 
@@ -95,7 +96,7 @@ aud_clock_init(AudClock *clock)
 	clock->max_future_skew = aud_max_future_skew();
 }
 
-/* Module load: defines the settings. */
+/* Module load: defines the settings; counting begins where it can. */
 void
 _PG_init(void)
 {
@@ -125,4 +126,5 @@ _PG_init(void)
 							 NULL, &aud_strict, false,
 							 PGC_SUSET, GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
 	MarkGUCPrefixReserved("audience");
+	aud_stats_init();
 }

@@ -2,7 +2,8 @@
  *
  * sql_util.c
  *	  Small functions of the engine as SQL has them: the clock, timestamps as
- *	  text, the definitions lock, merge patches, and what a rule asks for.
+ *	  text, the definitions lock, merge patches, static memberships in states,
+ *	  and what a rule asks for.
  *
  * What a rule asks for is told by its nodes in pre-order, passing over what
  * stands below event and sequence nodes: their "where" is about an event, not
@@ -30,6 +31,7 @@ PG_FUNCTION_INFO_V1(aud_timestamp_text);
 PG_FUNCTION_INFO_V1(aud_definitions_lock_shared_sql);
 PG_FUNCTION_INFO_V1(aud_merge_patch_sql);
 PG_FUNCTION_INFO_V1(aud_profile_statics);
+PG_FUNCTION_INFO_V1(aud_state_unite);
 PG_FUNCTION_INFO_V1(aud_rule_aggregates);
 PG_FUNCTION_INFO_V1(aud_rule_fields);
 PG_FUNCTION_INFO_V1(aud_rule_segments);
@@ -123,6 +125,49 @@ aud_profile_statics(PG_FUNCTION_ARGS)
 	aud_store_end(nestlevel);
 	SPI_finish();
 	return (Datum) 0;
+}
+
+/* Orders numbers. */
+static int
+compare_numbers(const void *a, const void *b)
+{
+	int32		x = *(const int32 *) a;
+	int32		y = *(const int32 *) b;
+
+	return (x > y) - (x < y);
+}
+
+/*
+ * state_unite(into_state bytea, from_state bytea) → bytea: the first of two
+ * profiles' states with the static segments of both; null: a profile that has
+ * none.  Nothing is evaluated.
+ */
+Datum
+aud_state_unite(PG_FUNCTION_ARGS)
+{
+	const AudDefinitions *defs = aud_definitions_get();
+	AudUser		into = {0};
+	AudUser		from = {0};
+	int32	   *statics;
+	int			n;
+	int			kept = 0;
+
+	aud_user_state_read(defs, &into, PG_ARGISNULL(0) ? NULL : PG_GETARG_BYTEA_PP(0));
+	aud_user_state_read(defs, &from, PG_ARGISNULL(1) ? NULL : PG_GETARG_BYTEA_PP(1));
+	n = into.nstatics + from.nstatics;
+	if (n > 0)
+	{
+		statics = palloc(n * sizeof(int32));
+		for (int i = 0; i < n; i++)
+			statics[i] = i < into.nstatics ? into.statics[i] : from.statics[i - into.nstatics];
+		qsort(statics, n, sizeof(int32), compare_numbers);
+		for (int i = 0; i < n; i++)
+			if (kept == 0 || statics[kept - 1] != statics[i])
+				statics[kept++] = statics[i];
+		into.statics = statics;
+		into.nstatics = kept;
+	}
+	PG_RETURN_BYTEA_P(aud_user_state_write(defs, &into));
 }
 
 /*

@@ -13,6 +13,9 @@
  * checks that.  Those that join do not repeat "= ANY($1)": PostgreSQL 15 would
  * search the list anew for every row.
  *
+ * A locked profile stays where it is until it is updated, so it is updated by
+ * its place (ctid), which saves a second descent of the index.
+ *
  * Locks are taken in C order of the users' ids: new profiles are inserted in
  * that order, then all are locked in that order.  See docs/design.md for why
  * this cannot deadlock, and the other way round can.
@@ -33,7 +36,7 @@
 #define EVENT_COLUMNS \
 	"e.user_id, e.occurred_at, e.event_id, e.event_type, e.properties, e.context"
 #define PROFILE_COLUMNS \
-	"p.user_id, p.attributes, p.first_seen, p.last_seen, p.evaluated_at, p.state"
+	"p.user_id, p.attributes, p.first_seen, p.last_seen, p.evaluated_at, p.state, p.ctid"
 
 typedef struct StatementText
 {
@@ -69,14 +72,16 @@ static const StatementText texts[AUD_NSTATEMENTS] = {
 	[AUD_UPDATE_PROFILES] = {
 		"UPDATE audience.profiles p SET state = u.state, first_seen = u.first_seen, last_seen = u.last_seen, "
 		"evaluated_at = u.evaluated_at, updated_at = pg_catalog.now() "
-		"FROM unnest($1, $2, $3, $4, $5) u (user_id, state, first_seen, last_seen, evaluated_at) "
-		"WHERE p.user_id = u.user_id",
-		true, 5, {TEXTARRAYOID, BYTEAARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID}
+		"FROM unnest($1, $2, $3, $4, $5, $6) u (user_id, place, state, first_seen, last_seen, evaluated_at) "
+		"WHERE p.ctid = u.place AND p.user_id = u.user_id",
+		true, 6, {TEXTARRAYOID, TIDARRAYOID, BYTEAARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID}
 	},
-	[AUD_UPDATE_ATTRIBUTES] = {
-		"UPDATE audience.profiles p SET attributes = u.attributes, updated_at = pg_catalog.now() "
-		"FROM unnest($1, $2) u (user_id, attributes) WHERE p.user_id = u.user_id",
-		true, 2, {TEXTARRAYOID, JSONBARRAYOID}
+	[AUD_UPDATE_WITH_ATTRIBUTES] = {
+		"UPDATE audience.profiles p SET state = u.state, first_seen = u.first_seen, last_seen = u.last_seen, "
+		"evaluated_at = u.evaluated_at, attributes = u.attributes, updated_at = pg_catalog.now() "
+		"FROM unnest($1, $2, $3, $4, $5, $6, $7) u (user_id, place, state, first_seen, last_seen, evaluated_at, attributes) "
+		"WHERE p.ctid = u.place AND p.user_id = u.user_id",
+		true, 7, {TEXTARRAYOID, TIDARRAYOID, BYTEAARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, JSONBARRAYOID}
 	},
 	[AUD_READ_MEMBERS] = {
 		"SELECT m.user_id, m.segment_number FROM audience.members m WHERE m.user_id = ANY($1) "

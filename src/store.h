@@ -19,8 +19,8 @@ typedef enum AudStatement
 	AUD_LOCK_PROFILES,			/* users -> rows, locked in order */
 	AUD_READ_PROFILES,			/* users -> rows */
 	AUD_NEXT_PROFILES,			/* user, limit -> rows of those behind it, in order */
-	AUD_UPDATE_PROFILES,		/* users, states, first, last, as_of */
-	AUD_UPDATE_ATTRIBUTES,		/* users, attributes */
+	AUD_UPDATE_PROFILES,		/* users, places, states, first, last, as_of */
+	AUD_UPDATE_WITH_ATTRIBUTES,		/* users, places, the same and attributes */
 	AUD_READ_MEMBERS,			/* users -> user, segment number */
 	AUD_ENTER,					/* users, segment numbers, instants -> those that were not there */
 	AUD_LEAVE,					/* users, segment numbers -> those that were there */
@@ -39,6 +39,7 @@ typedef enum AudStatement
 #define AUD_PROFILE_LAST_SEEN		4
 #define AUD_PROFILE_EVALUATED_AT	5
 #define AUD_PROFILE_STATE			6
+#define AUD_PROFILE_PLACE			7	/* ctid; not in a row of the table's type */
 
 /* columns of an event, of AUD_READ_RANGES and AUD_READ_EVENTS */
 #define AUD_EVENT_ORDINAL			1	/* of the range; of AUD_READ_EVENTS: none */

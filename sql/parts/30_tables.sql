@@ -134,9 +134,11 @@ CREATE TABLE audience.members (
 	entered_at timestamptz NOT NULL,
 	PRIMARY KEY (user_id, segment_number)
 );
-CREATE INDEX members_segment_number_idx ON audience.members (segment_number);
+-- both columns, so that a plan made while the table was empty cannot look a
+-- membership up by its segment alone
+CREATE INDEX members_segment_number_user_id_idx ON audience.members (segment_number, user_id);
 COMMENT ON TABLE audience.members IS 'who is in which segment, by number; see view memberships';
-COMMENT ON INDEX audience.members_segment_number_idx IS 'a segment''s members';
+COMMENT ON INDEX audience.members_segment_number_user_id_idx IS 'a segment''s members';
 COMMENT ON COLUMN audience.members.user_id IS 'the member';
 COMMENT ON COLUMN audience.members.segment_number IS 'number of the segment';
 COMMENT ON COLUMN audience.members.entered_at IS 'the instant the user entered';

@@ -155,3 +155,20 @@ CREATE OPERATOR audience.=| (
 	FUNCTION = audience.match_profile, COMMUTATOR = OPERATOR(audience.|=)
 );
 COMMENT ON OPERATOR audience.=| (audience.rule, audience.profiles) IS 'does the rule hold for the user now?';
+
+CREATE FUNCTION audience.engine_statistics(OUT statements bigint, OUT events bigint, OUT users bigint,
+	OUT rules_evaluated bigint, OUT rows_read bigint, OUT transitions bigint, OUT waits bigint)
+AS 'MODULE_PATHNAME', 'aud_engine_statistics'
+LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION audience.engine_statistics() IS 'the row of view stat_engine';
+
+CREATE VIEW audience.stat_engine AS SELECT * FROM audience.engine_statistics();
+COMMENT ON VIEW audience.stat_engine IS
+	'what the engine has done since the server''s start; needs shared_preload_libraries';
+COMMENT ON COLUMN audience.stat_engine.statements IS 'statements that inserted events';
+COMMENT ON COLUMN audience.stat_engine.events IS 'events evaluated';
+COMMENT ON COLUMN audience.stat_engine.users IS 'users looked at, once a batch';
+COMMENT ON COLUMN audience.stat_engine.rules_evaluated IS 'segments'' rules evaluated';
+COMMENT ON COLUMN audience.stat_engine.rows_read IS 'events read back, for windows and for states made anew';
+COMMENT ON COLUMN audience.stat_engine.transitions IS 'changes of membership written';
+COMMENT ON COLUMN audience.stat_engine.waits IS 'times that a change of definitions waited for others';

@@ -91,6 +91,7 @@ DROP INDEX shopper_doc;
 CREATE INDEX shopper_doc ON shopper USING gin (doc);
 EXPLAIN (COSTS OFF) SELECT * FROM shopper WHERE doc |= 'rare > 19000';
 EXPLAIN (COSTS OFF) SELECT * FROM shopper WHERE doc |= 'EXISTS(rare)';
+EXPLAIN (COSTS OFF) SELECT * FROM shopper WHERE doc |= 'rare > 19000 OR rarer STARTS WITH ''x''';
 EXPLAIN (COSTS OFF) SELECT * FROM shopper WHERE doc |= 'k = 5';
 EXPLAIN (COSTS OFF) SELECT * FROM shopper WHERE doc |= 'k > 5';
 SELECT * FROM pg_temp.compare() WHERE condition !~ '(country|plan|code|age|spent|visits|born|seen|local) ';

@@ -76,7 +76,7 @@ INSERT INTO bad (bad) VALUES
 SELECT n, bad, location, error FROM bad, rule_validate(bad) ORDER BY n;
 -- the same from jsonb, where it is JSON at all and has no duplicate keys
 SELECT n, j.location, t.location FROM bad, rule_validate(bad) t, LATERAL (SELECT 1 WHERE t.location NOT LIKE 'character%' AND t.error NOT LIKE 'duplicate%') ok,
-	rule_validate(bad::jsonb) j WHERE j.location IS DISTINCT FROM t.location OR j.error IS DISTINCT FROM t.error;
+	rule_validate(bad::jsonb) j WHERE j.location IS DISTINCT FROM t.location;
 SELECT * FROM rule_validate('[]'::jsonb);
 SELECT * FROM rule_validate('null'::jsonb);
 SELECT * FROM rule_validate('1'::jsonb);

@@ -1,5 +1,6 @@
-# Random rules, out and back: text, binary, text form, jsonb; and mutated
-# binary rules, which must error and never crash.
+# Random rules, out and back: text, binary, text form, jsonb; mutated binary
+# rules, which must error and never crash; and mutated input in both forms,
+# for which rule_validate() must say what rule_in() does and never raise.
 #
 # AUD_SEED, AUD_RULES and AUD_MUTANTS set the seed and the sizes.
 #
@@ -292,6 +293,30 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM rules r JOIN copied c USIN
 # ---- mutated binary
 
 # a connection that speaks the protocol
+$node->safe_psql('postgres', q{
+-- what is wrong with an input, as both tell it
+CREATE FUNCTION check_input(input text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	verdict record;
+	parsed rule;
+	detail text;
+BEGIN
+	verdict := rule_validate(input);
+	IF verdict.valid THEN
+		parsed := input;
+		RETURN parsed::text::rule = parsed AND rule_expression(parsed)::rule = parsed;
+	END IF;
+	BEGIN
+		parsed := input;
+	EXCEPTION WHEN invalid_text_representation THEN
+		GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+		RETURN CASE WHEN detail = format('At %s: %s.', verdict.location, verdict.error)
+			THEN 'invalid' ELSE detail END;
+	WHEN program_limit_exceeded OR statement_too_complex THEN
+		RETURN CASE WHEN verdict.location IS NULL THEN 'limit' ELSE verdict.location END;
+	END;
+	RETURN 'valid after all';
+END $$});
 my $socket = IO::Socket::UNIX->new(Peer => $node->host . '/.s.PGSQL.' . $node->port)
   or die "could not connect: $!";
 binmode $socket;
@@ -355,29 +380,74 @@ sub mutate
 	return $bytes;
 }
 
-my %states;
-my @wrong;
-my $done = 0;
-while ($done < $nmutants)
+# Runs a prepared statement with $count parameters that $make gives, in text
+# (format 0) or binary (1).  Returns how often each result or SQLSTATE came, and
+# some of the parameters whose result was not as expected.
+sub run_mutants
 {
-	# many at once, each with its own Sync, so that none depends on another
-	my @batch = map { mutate() } 1 .. 100;
-	print $socket map { message('B', "\0s\0" . pack('nnn', 1, 1, 1) . pack('N/a', $_) . pack('n', 0))
-		  . message('E', "\0" . pack('N', 0)) . message('S', '') } @batch;
-	$socket->flush;
-	foreach my $bytes (@batch)
+	my ($statement, $format, $count, $expected, $make) = @_;
+	my %states;
+	my @wrong;
+	for (my $done = 0; $done < $count; $done += 100)
 	{
-		my $state = wait_ready();
-		$states{$state}++;
-		push @wrong, $state . ' ' . unpack('H*', $bytes)
-		  if $state !~ /\A(?:true|22P02|22P03|54000|54001)\z/ && @wrong < 5;
+		# many at once, each with its own Sync, so that none depends on another
+		my @batch = map { $make->() } 1 .. 100;
+		print $socket map { message('B', "\0$statement\0" . pack('nnn', 1, $format, 1) . pack('N/a', $_) . pack('n', 0))
+			  . message('E', "\0" . pack('N', 0)) . message('S', '') } @batch;
+		$socket->flush;
+		foreach my $bytes (@batch)
+		{
+			my $state = wait_ready();
+			$states{$state}++;
+			push @wrong, $state . ' ' . unpack('H*', $bytes) if $state !~ $expected && @wrong < 5;
+		}
 	}
-	$done += @batch;
+	note join ', ', map { "$_: $states{$_}" } sort keys %states;
+	return (\%states, \@wrong);
 }
-note join ', ', map { "$_: $states{$_}" } sort keys %states;
-is("@wrong", '', "$done mutated rules are rules or errors");
-cmp_ok($states{'22P02'}, '>', 0, 'some are errors');
-cmp_ok($states{true}, '>', 0, 'some are rules');
+
+my ($states, $wrong) = run_mutants('s', 1, $nmutants,
+	qr/\A(?:true|22P02|22P03|54000|54001)\z/, \&mutate);
+is("@$wrong", '', "$nmutants mutated binary rules are rules or errors");
+cmp_ok($states->{'22P02'}, '>', 0, 'some are errors');
+cmp_ok($states->{true}, '>', 0, 'some are rules');
+
+# ---- mutated input
+
+print $socket message('P', "t\0SELECT check_input(\$1)\0" . pack('nN', 1, 25)), message('S', '');
+$socket->flush;
+is(wait_ready(), '', 'the statement is ready');
+
+my @said = split /\n/, decode('UTF-8', $node->safe_psql('postgres',
+		q{SELECT expression FROM forms WHERE length(expression) < 2000 AND expression !~ '\n' ORDER BY id}));
+push @said, map { s/\n/ /gr } grep { length() < 2000 } @json;
+
+my @tokens = (qw(AND OR NOT IN SEGMENT WHERE LAST FROM TO WITHIN CI NULL TRUE JSON count sum ALL ANY
+	SEQUENCE SAMPLE EXISTS), qw(( ) [ ] { } " ' . ; : * = < > ~ - + 0 1.5 null [*]), ',', '--', '/*', '"expr": "');
+
+# some characters removed, doubled, or swapped for another rule's
+sub mutate_text
+{
+	my $text = pick(@said);
+	foreach (1 .. pick(1, 1, 2, 4))
+	{
+		my $at = int rand(1 + length $text);
+		my $len = int rand(pick(2, 8, 40));
+		pick(
+			sub { substr($text, $at, $len) = '' },
+			sub { substr($text, $at, 0) = substr $text, $at, $len },
+			sub { substr($text, $at, 0) = pick(@tokens) },
+			sub { substr($text, $at, 0) = ' ' . pick(@tokens) . ' ' },
+			sub { my $other = pick(@said); substr($text, $at) = substr $other, int rand length $other })->();
+	}
+	return encode('UTF-8', $text);
+}
+
+my $ntexts = int($nmutants / 2);
+($states, $wrong) = run_mutants('t', 0, $ntexts, qr/\A(?:true|invalid|limit)\z/, \&mutate_text);
+is("@$wrong", '', "$ntexts mutated inputs are rules or errors, as rule_validate says");
+cmp_ok($states->{invalid}, '>', 0, 'some are errors');
+cmp_ok($states->{true}, '>', 0, 'some are rules');
 close $socket;
 
 is($node->safe_psql('postgres', 'SELECT 1'), '1', 'the server lives');
