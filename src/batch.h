@@ -127,8 +127,8 @@ extern void aud_user_touch(const AudDefinitions *defs, AudUser *user, int aggreg
 
 /* decide.c: evaluation of one user */
 typedef struct AudDecider AudDecider;
-extern AudDecider *aud_decider_create(const AudDefinitions *defs, const AudClock *clock);
-extern void aud_decider_set_user(AudDecider *decider, AudUser *user);
+extern AudDecider *aud_decider_create(const AudDefinitions *defs);
+extern void aud_decider_set_user(AudDecider *decider, AudUser *user, const AudClock *clock);
 extern bool aud_decider_leaf_holds(AudDecider *decider, int leaf);
 extern bool aud_decider_holds(AudDecider *decider, const AudInstruction *program);
 extern float8 aud_decider_score(AudDecider *decider, const AudInstruction *program);

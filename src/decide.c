@@ -32,7 +32,6 @@
 struct AudDecider
 {
 	const AudDefinitions *defs;
-	int64		max_future_skew;
 	AudUser    *user;
 	AudClock	before;			/* the user's as_of */
 	AudClock	now;
@@ -52,12 +51,11 @@ struct AudDecider
 
 /* A decider for users under these definitions, in the current memory context. */
 AudDecider *
-aud_decider_create(const AudDefinitions *defs, const AudClock *clock)
+aud_decider_create(const AudDefinitions *defs)
 {
 	AudDecider *decider = palloc0(sizeof(AudDecider));
 
 	decider->defs = defs;
-	decider->max_future_skew = clock->max_future_skew;
 	decider->leaf_known = palloc0((defs->nleaves + 1) * sizeof(uint32));
 	decider->leaf_holds = palloc0((defs->nleaves + 1) * sizeof(bool));
 	decider->leaf_turned = palloc0((defs->nleaves + 1) * sizeof(uint32));
@@ -68,15 +66,18 @@ aud_decider_create(const AudDefinitions *defs, const AudClock *clock)
 	return decider;
 }
 
-/* Turns to a user: its as_of, now, states and attributes are what counts. */
+/*
+ * Turns to a user: its as_of, now, states and attributes are what counts, and
+ * the clock's skew.
+ */
 void
-aud_decider_set_user(AudDecider *decider, AudUser *user)
+aud_decider_set_user(AudDecider *decider, AudUser *user, const AudClock *clock)
 {
 	decider->user = user;
 	decider->epoch++;
 	decider->before.now = user->as_of;
 	decider->now.now = user->now;
-	decider->before.max_future_skew = decider->now.max_future_skew = decider->max_future_skew;
+	decider->before.max_future_skew = decider->now.max_future_skew = clock->max_future_skew;
 	decider->any_turned = false;
 }
 
@@ -630,7 +631,7 @@ void
 aud_batch_decide(AudBatch *batch)
 {
 	MemoryContext old = MemoryContextSwitchTo(batch->mcxt);
-	AudDecider *decider = aud_decider_create(batch->defs, &batch->clock);
+	AudDecider *decider = aud_decider_create(batch->defs);
 	MemoryContext user_mcxt = AllocSetContextCreate(batch->mcxt, "audience user",
 													ALLOCSET_DEFAULT_SIZES);
 
@@ -641,7 +642,7 @@ aud_batch_decide(AudBatch *batch)
 		CHECK_FOR_INTERRUPTS();
 		if (!user->exists)
 			continue;
-		aud_decider_set_user(decider, user);
+		aud_decider_set_user(decider, user, &batch->clock);
 		MemoryContextSwitchTo(user_mcxt);
 		if (!user->is_new && !user->rebuild)
 			find_turned(decider);

@@ -27,10 +27,10 @@ typedef struct AudValueSet AudValueSet;
  */
 typedef struct AudLeafPrepared
 {
-	AudBytes   *folded;			/* ci, ILIKE: folded text by item, NULL: none */
+	AudBytes   *folded;			/* ci, ILIKE: folded text by item, or NULL */
 	text	  **patterns;		/* REGEX, IREGEX: by item, NULL: none */
 	AudValueSet *set;			/* IN, CONTAINS_ANY: NULL: search the list */
-	int			hint;			/* where the field's first key was found last */
+	int			hint;			/* where the first key was found last */
 } AudLeafPrepared;
 
 /* a leaf about to be tested on values */
@@ -58,7 +58,10 @@ extern void aud_leaf_prepared_free(AudLeafPrepared *prepared,
 /* Is the value, with its text folded if the leaf says ci, in the set? */
 extern bool aud_value_set_has(const AudValueSet *set, const JsonbValue *value);
 
-/* eval_op.c: as aud_value_holds and aud_path_holds of eval.h, prepared (NULL: not) */
+/*
+ * eval_op.c: as aud_value_holds and aud_path_holds of eval.h, with what was
+ * prepared; NULL will do for a leaf that can do without.
+ */
 extern bool aud_value_holds_prepared(const AudRule *rule, const AudNode *leaf,
 									 const AudLeafPrepared *prepared,
 									 const JsonbValue *value,
@@ -91,10 +94,15 @@ typedef struct AudFoldRoom
 
 extern AudBytes aud_text_fold(const char *s, int len, AudFoldRoom *room);
 extern void aud_text_fold_end(AudFoldRoom *room);
-extern bool aud_text_contains(const char *s, int len, const char *part, int part_len);
-extern bool aud_text_starts_with(const char *s, int len, const char *part, int part_len);
-extern bool aud_text_ends_with(const char *s, int len, const char *part, int part_len);
-extern bool aud_text_like(const char *s, int len, const char *pattern, int pattern_len);
-extern bool aud_text_matches(const char *s, int len, text *pattern, bool ignore_case);
+extern bool aud_text_contains(const char *s, int len,
+							  const char *part, int part_len);
+extern bool aud_text_starts_with(const char *s, int len,
+								 const char *part, int part_len);
+extern bool aud_text_ends_with(const char *s, int len,
+							   const char *part, int part_len);
+extern bool aud_text_like(const char *s, int len,
+						  const char *pattern, int pattern_len);
+extern bool aud_text_matches(const char *s, int len, text *pattern,
+							 bool ignore_case);
 
 #endif							/* AUD_EVAL_OP_H */

@@ -43,6 +43,7 @@ typedef struct Compiled
 	AudDefinitions *defs;
 	AudInstruction *program;
 	bool	   *refill;			/* aggregates whose state is not stored */
+	AudDecider *decider;
 } Compiled;
 
 /* Compiles a rule in a context of its own below "parent". */
@@ -64,6 +65,7 @@ compile(const AudRule *rule, MemoryContext parent)
 	compiled->refill = palloc0((compiled->defs->naggregates + 1) * sizeof(bool));
 	for (int i = 0; i < compiled->defs->naggregates; i++)
 		compiled->refill[i] = compiled->defs->aggregates[i].number == 0;
+	compiled->decider = aud_decider_create(compiled->defs);
 	MemoryContextSwitchTo(old);
 	return compiled;
 }
@@ -102,7 +104,6 @@ aud_profile_match(PG_FUNCTION_ARGS)
 	HeapTupleData tuple;
 	AudBatch   *batch;
 	AudUser    *user;
-	AudDecider *decider;
 	bool		isnull;
 	Datum		id;
 	bool		result;
@@ -141,9 +142,8 @@ aud_profile_match(PG_FUNCTION_ARGS)
 						 VARSIZE_ANY_EXHDR(DatumGetTextPP(id)));
 	aud_batch_set_row(batch, user, &tuple, tupdesc);
 	prepare(batch, compiled);
-	decider = aud_decider_create(compiled->defs, &batch->clock);
-	aud_decider_set_user(decider, &batch->users[0]);
-	result = aud_decider_holds(decider, compiled->program);
+	aud_decider_set_user(compiled->decider, &batch->users[0], &batch->clock);
+	result = aud_decider_holds(compiled->decider, compiled->program);
 	aud_batch_end(batch);
 	aud_store_end(nestlevel);
 	SPI_finish();
@@ -174,13 +174,11 @@ aud_rule_scan(PG_FUNCTION_ARGS)
 		more = aud_pass_next(batch, &after);
 		if (more)
 		{
-			AudDecider *decider = aud_decider_create(compiled->defs, &batch->clock);
-
 			prepare(batch, compiled);
 			for (int i = 0; i < batch->nusers; i++)
 			{
-				aud_decider_set_user(decider, &batch->users[i]);
-				if (aud_decider_holds(decider, compiled->program))
+				aud_decider_set_user(compiled->decider, &batch->users[i], &batch->clock);
+				if (aud_decider_holds(compiled->decider, compiled->program))
 				{
 					Datum		value = CStringGetTextDatum(batch->users[i].id);
 					bool		isnull = false;
@@ -276,9 +274,9 @@ aud_rule_explain(PG_FUNCTION_ARGS)
 	compiled = compile(rule, CurrentMemoryContext);
 	batch = read_one(compiled, PG_GETARG_TEXT_PP(1));
 	explanation.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	explanation.decider = aud_decider_create(compiled->defs, &batch->clock);
+	explanation.decider = compiled->decider;
 	explanation.rule = compiled->rule;
-	aud_decider_set_user(explanation.decider, &batch->users[0]);
+	aud_decider_set_user(explanation.decider, &batch->users[0], &batch->clock);
 	explain_node(&explanation, AUD_RULE_ROOT(compiled->rule), compiled->program, 0);
 	aud_store_end(nestlevel);
 	SPI_finish();
@@ -292,7 +290,6 @@ aud_rule_score(PG_FUNCTION_ARGS)
 	AudRule    *rule = PG_GETARG_AUDRULE_P(0);
 	Compiled   *compiled;
 	AudBatch   *batch;
-	AudDecider *decider;
 	float8		result;
 	int			nestlevel;
 
@@ -301,9 +298,8 @@ aud_rule_score(PG_FUNCTION_ARGS)
 	nestlevel = aud_store_begin();
 	compiled = compile(rule, CurrentMemoryContext);
 	batch = read_one(compiled, PG_GETARG_TEXT_PP(1));
-	decider = aud_decider_create(compiled->defs, &batch->clock);
-	aud_decider_set_user(decider, &batch->users[0]);
-	result = aud_decider_score(decider, compiled->program);
+	aud_decider_set_user(compiled->decider, &batch->users[0], &batch->clock);
+	result = aud_decider_score(compiled->decider, compiled->program);
 	aud_store_end(nestlevel);
 	SPI_finish();
 	PG_RETURN_FLOAT8(result);

@@ -24,11 +24,11 @@
 #include <math.h>
 
 #include "catalog/pg_type.h"
-#include "datatype/timestamp.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/datetime.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
 #include "utils/numeric.h"
@@ -207,14 +207,17 @@ read_time(const Events *events, JsonbContainer *event)
 		refuse(events, "timestamp", "it must be a string or a number of milliseconds since 1970");
 	if (result > events->clock.now + events->clock.max_future_skew)
 	{
-		StringInfoData now;
+		StringInfoData times;
 
-		initStringInfo(&now);
-		aud_timestamp_append(&now, events->clock.now);
+		initStringInfo(&times);
+		appendStringInfoString(&times, "it is ");
+		aud_timestamp_append(&times, result);
+		appendStringInfoString(&times, ", and now is ");
+		aud_timestamp_append(&times, events->clock.now);
 		ereport(ERROR,
 				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
 				 errmsg("event is too far in the future"),
-				 errdetail("At %s: now is %s.", location(events, "timestamp"), now.data),
+				 errdetail("At %s: %s.", location(events, "timestamp"), times.data),
 				 errhint("Events may be ahead of now by \"audience.max_future_skew\".")));
 	}
 	return result;

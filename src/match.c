@@ -34,7 +34,10 @@ PG_FUNCTION_INFO_V1(aud_row_match);
 PG_FUNCTION_INFO_V1(aud_row_match_commutator);
 PG_FUNCTION_INFO_V1(aud_rule_holds);
 
-/* Raises 0A000 if the rule depends on more than a document (and, if immutable, on time). */
+/*
+ * Raises 0A000 if the rule depends on more than a document or, with
+ * "immutable", on time.
+ */
 static void
 check_needs(const AudRule *rule, bool immutable)
 {
@@ -210,7 +213,8 @@ jsonb_leaf(AudDoc *doc, const AudRule *rule, const AudNode *node)
 
 /* Does the rule hold for a jsonb? */
 static bool
-match_jsonb(FunctionCallInfo fcinfo, int jsonb_arg, int rule_arg, bool immutable)
+match_jsonb(FunctionCallInfo fcinfo, int jsonb_arg, int rule_arg,
+			bool immutable)
 {
 	const AudRule *rule;
 	AudMatchSite *site = aud_match_site(fcinfo, rule_arg, immutable, &rule);

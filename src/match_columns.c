@@ -285,7 +285,10 @@ compare_scalar(const Column *column, int strategy, const AudValue *constant)
 	}
 }
 
-/* "column = ANY (constants)" of a list, those of other types left out; NIL: none. */
+/*
+ * "column = ANY (constants)" of a list, those of other types left out; NIL:
+ * none.
+ */
 static List *
 compare_list(const Column *column, const AudRule *rule, const AudValue *list)
 {
@@ -335,7 +338,7 @@ compare_list(const Column *column, const AudRule *rule, const AudValue *list)
 	return list_make1(result);
 }
 
-/* "column <strategy> instant" for a column of dates or timestamps; NIL: none. */
+/* "column <strategy> instant" for dates and timestamps; NIL: none. */
 static List *
 compare_time(const Column *column, int strategy, const AudValue *constant)
 {
@@ -360,7 +363,7 @@ compare_time(const Column *column, int strategy, const AudValue *constant)
 						  TimestampTzGetDatum(AUD_VALUE_INT64(constant)));
 }
 
-/* Conditions on a column of which a leaf's operator is a comparison; NIL: none. */
+/* A leaf's operator as conditions on a column; NIL: none. */
 static List *
 compare_by_leaf(const Column *column, const AudRule *rule, const AudNode *leaf)
 {
@@ -421,7 +424,7 @@ leaf_quals(const AudRule *rule, const AudNode *leaf, Var *var)
 	return compare_by_leaf(&column, rule, leaf);
 }
 
-/* Conditions on columns that are a leaf's condition itself.  See match_plan.h. */
+/* Conditions that are a leaf's condition itself.  See match_plan.h. */
 List *
 aud_row_leaf_quals(const AudRowOperand *operand, const AudRule *rule,
 				   const AudNode *leaf)
@@ -434,7 +437,7 @@ aud_row_leaf_quals(const AudRowOperand *operand, const AudRule *rule,
 	return var == NULL ? NIL : leaf_quals(rule, &positive, var);
 }
 
-/* Does a table have a GIN index whose first column, or any other, is this one? */
+/* Does a table have a GIN index with this column? */
 static bool
 has_gin_index(Oid relid, AttrNumber attnum)
 {
@@ -465,7 +468,9 @@ has_gin_index(Oid relid, AttrNumber attnum)
 	return found;
 }
 
-/* "column |= leaf without its first step" if an index could use it; NIL: none. */
+/*
+ * "column |= leaf without its first step" if an index could use it; NIL: none.
+ */
 static List *
 jsonb_quals(const AudRowOperand *operand, const AudRule *rule,
 			const AudNode *leaf, Var *var, Oid match)

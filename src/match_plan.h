@@ -44,7 +44,10 @@ extern bool aud_row_operand_init(AudRowOperand *operand, PlannerInfo *root,
 extern List *aud_row_quals(const AudRowOperand *operand, const AudRule *rule,
 						   const AudNode *node, Oid match);
 
-/* As aud_row_quals for one leaf, if what it returns is the leaf's condition itself. */
+/*
+ * The positive condition of one leaf in terms of its column, for estimating;
+ * NIL if there is none.
+ */
 extern List *aud_row_leaf_quals(const AudRowOperand *operand,
 								const AudRule *rule, const AudNode *leaf);
 

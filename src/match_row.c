@@ -104,7 +104,8 @@ find_column(TupleDesc tupdesc, const char *name)
 
 /* The index of the column that a path begins with, or NO_COLUMN. */
 static int
-column_of_path(AudRowColumns *columns, const AudRule *rule, const AudPath *path)
+column_of_path(AudRowColumns *columns, const AudRule *rule,
+			   const AudPath *path)
 {
 	const AudPathStep *step = &path->steps[0];
 	int16	   *known = NULL;
@@ -163,7 +164,7 @@ row_start(AudDoc *doc, const AudRule *rule, const AudPath *path,
 	return column == NO_COLUMN ? NULL : column_value(row, column);
 }
 
-/* AudDoc.leaf of a row: its user id is in column "userId" or else "user_id". */
+/* AudDoc.leaf of a row: its user is in column "userId" or else "user_id". */
 static bool
 row_leaf(AudDoc *doc, const AudRule *rule, const AudNode *node)
 {

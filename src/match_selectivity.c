@@ -64,7 +64,7 @@ aud_match_const_rule(Oid function, List *args, int *position, Oid *rule_type)
 	return DatumGetAudRuleP(((Const *) argument)->constvalue);
 }
 
-/* The selectivity of a positive operator where nothing is known of the field. */
+/* The selectivity of a positive operator on a field of unknown values. */
 static Selectivity
 default_selectivity(const AudRule *rule, const AudNode *leaf)
 {

@@ -77,7 +77,7 @@ take_apart(Numeric num, Parts *parts)
 	}
 	parts->ndigits = (end - (const char *) parts->digits) / (int) sizeof(int16);
 
-	/* stored values have no leading zeros; whoever made this one may not know */
+	/* stored values have no leading zeros, but whoever made this may not know */
 	while (parts->ndigits > 0 && parts->digits[0] == 0)
 	{
 		parts->digits++;

@@ -14,7 +14,7 @@
 typedef struct AudPrepared
 {
 	const AudRule *rule;
-	AudLeafPrepared *leaves[FLEXIBLE_ARRAY_MEMBER]; /* by node; NULL: no leaf */
+	AudLeafPrepared *leaves[FLEXIBLE_ARRAY_MEMBER]; /* by node, or NULL */
 } AudPrepared;
 
 /* prepare.c */

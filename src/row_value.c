@@ -137,7 +137,8 @@ set_timestamp(JsonbValue *result, TimestampTz t)
 
 /* *result becomes a float, by a short cut where it is a whole number. */
 static void
-set_float(AudConverter *converter, JsonbValue *result, Datum datum, double value)
+set_float(AudConverter *converter, JsonbValue *result, Datum datum,
+		  double value)
 {
 	if (fabs(value) < WHOLE_FLOAT_LIMIT && value == rint(value))
 		set_numeric(result, int64_to_numeric((int64) value));

@@ -1,15 +1,14 @@
 -- verify(): everything recomputed from the events, by SQL.
 --
 -- The engine folds events into states and evaluates compiled programs; here
--- each aggregate is a GROUP BY over the events, a sequence is a chain of
--- EXISTS, and a rule is an SQL condition, so that the two can disagree.  All
--- of it becomes one generated statement, which is run over one range of user
--- ids after the other: each range is looked at under one snapshot.
+-- an aggregate is a GROUP BY over the events, a sequence a chain of EXISTS,
+-- and a rule an SQL condition, so that the two can disagree.  All of it becomes
+-- one generated statement, run over one range of user ids after the other.
 --
--- What the generated parts see of a user: attributes; vals, the values of all
--- aggregates by number; held, the segments the user must be in, as far as
--- they are decided; at, the instant of the last evaluation.  Of an event: the
--- columns of table events, and the user's at.
+-- What the generated parts see of a user: user_id, attributes, vals (values of
+-- all aggregates by number), held (the segments the user must be in, as far
+-- as they are decided), at (the instant of the last evaluation).  Of an event:
+-- the columns of table events, and the user's at.
 
 CREATE FUNCTION audience.verify_leaf(document jsonb, leaf audience.rule, at timestamptz) RETURNS boolean
 AS 'MODULE_PATHNAME', 'aud_verify_leaf'
@@ -21,37 +20,414 @@ CREATE FUNCTION audience.verify_property(properties jsonb, definition audience.r
 AS 'MODULE_PATHNAME', 'aud_verify_property'
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 5;
 COMMENT ON FUNCTION audience.verify_property(jsonb, audience.rule) IS
-	'internal, for verify: the value of an aggregate''s property; null where missing';
+	'internal, for verify: the value of an aggregate''s property; null where it is missing';
 
--- A leaf over a user.  A field's path is read as a leaf of its own, so its
--- first key says which document to look at; an aggregate's value is the field
--- of its number.
+-- rules as conditions
+
+-- A path's first key says which document to look at; a quoted one is neither
+-- a trait's nor userId, nor does it lead out of the properties.
+CREATE FUNCTION audience.verify_first_key(path text) RETURNS text
+AS $$ SELECT pg_catalog.substring(path, '^[^."[]+') $$
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION audience.verify_first_key(text) IS
+	'internal, for verify: the first key of a canonical path; null where it is quoted';
+
+-- An aggregate's value is the field named by its number.
 CREATE FUNCTION audience.verify_user_leaf(node jsonb) RETURNS text
 AS $$
+#variable_conflict use_column
 DECLARE
-	path text := node ->> 'field';
-	-- a quoted first key is neither a trait's nor userId
-	key text := substring(path FROM '^[^."[]+');
-	number integer;
+	key text := audience.verify_first_key(node ->> 'field');
+	document text := 'attributes';
+	aggregate integer;
 BEGIN
 	IF node ? 'segment' THEN
-		RETURN format('%s(held @> ARRAY[%L]::text[])',
-			CASE node ->> 'operator' WHEN 'not_in' THEN 'NOT ' END, node ->> 'segment');
+		RETURN format(CASE node ->> 'operator' WHEN 'not_in' THEN '%L <> ALL (held)' ELSE '%L = ANY (held)' END,
+			node ->> 'segment');
 	ELSIF node ? 'sample' THEN
-		RETURN format('audience.verify_sample(user_id, %L)', node -> 'sample');
+		RETURN format('jsonb_build_object(''userId'', user_id) OPERATOR(audience.|=) %L::audience.rule', node);
 	ELSIF node ? 'sequence' THEN
-		SELECT a.number INTO number FROM audience.aggregates a
-		WHERE a.definition OPERATOR(audience.=) node::audience.rule;
-		RETURN format('(vals -> %L = %L)', number, 'true');
+		SELECT number INTO aggregate FROM audience.aggregates
+		WHERE definition OPERATOR(audience.=) node::audience.rule;
+		RETURN format('vals -> %L = %L', aggregate, 'true');
 	ELSIF node ? 'event' THEN
-		SELECT a.number INTO number FROM audience.aggregates a
-		WHERE a.definition OPERATOR(audience.=)
+		SELECT number INTO aggregate FROM audience.aggregates
+		WHERE definition OPERATOR(audience.=)
 			(node - '{value,ci}'::text[] || '{"operator": "exists"}')::audience.rule;
-		-- left out: the default test
-		node := '{"operator": "gte", "value": 1}'::jsonb || node
-			- CASE WHEN node ? 'operator' AND NOT node ? 'value' THEN '' END;
-		RETURN NULL;
+		document := 'vals';
+		node := jsonb_build_object('field', aggregate::text) ||
+			CASE WHEN node ? 'operator' THEN node - '{event,where,aggregate,property,window}'::text[]
+				ELSE '{"operator": "gte", "value": 1}' END;
+	ELSIF key = 'userId' THEN
+		document := 'jsonb_build_object(''userId'', user_id)';
+	ELSE
+		SELECT aggregate_number INTO aggregate FROM audience.traits WHERE name = key;
+		IF FOUND THEN
+			document := 'vals';
+			node := node || jsonb_build_object('field', aggregate || substr(node ->> 'field', length(key) + 1));
+		END IF;
 	END IF;
-	RETURN NULL;
+	RETURN format('audience.verify_leaf(%s, %L::audience.rule, at)', document, node);
 END
 $$ LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.verify_user_leaf(jsonb) IS
+	'internal, for verify: the condition on a user that a leaf is';
+
+-- The plain rule "$type = ..." is about a key of that name.
+CREATE FUNCTION audience.verify_event_leaf(node jsonb) RETURNS text
+AS $$
+	SELECT pg_catalog.format('audience.verify_leaf(%s, %L::audience.rule, at)',
+		CASE audience.verify_first_key(node ->> 'field')
+			WHEN '$context' THEN 'jsonb_build_object(''$context'', context)'
+			WHEN '$type' THEN 'jsonb_build_object(''$type'', event_type)'
+			WHEN '$time' THEN 'jsonb_build_object(''$time'', audience.timestamp_text(occurred_at))'
+			WHEN '$id' THEN 'jsonb_build_object(''$id'', event_id)'
+			ELSE 'properties' END,
+		node)
+$$ LANGUAGE sql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.verify_event_leaf(jsonb) IS
+	'internal, for verify: the condition on an event that a leaf of "where" is';
+
+CREATE FUNCTION audience.verify_condition(node jsonb, in_where boolean) RETURNS text
+AS $$
+DECLARE
+	kind text;
+	children text;
+BEGIN
+	IF jsonb_typeof(node) = 'boolean' THEN
+		RETURN node::text;
+	ELSIF node ? 'not' THEN
+		RETURN format('NOT (%s)', audience.verify_condition(node -> 'not', in_where));
+	ELSIF node ?| '{all,any,none}' THEN
+		kind := CASE WHEN node ? 'all' THEN 'all' WHEN node ? 'any' THEN 'any' ELSE 'none' END;
+		SELECT string_agg(format('(%s)', audience.verify_condition(c.node, in_where)),
+				CASE kind WHEN 'all' THEN ' AND ' ELSE ' OR ' END ORDER BY c.ordinal)
+		INTO children
+		FROM jsonb_array_elements(node -> kind) WITH ORDINALITY c (node, ordinal);
+		children := coalesce(children, CASE kind WHEN 'all' THEN 'true' ELSE 'false' END);
+		RETURN CASE kind WHEN 'none' THEN format('NOT (%s)', children) ELSE children END;
+	ELSIF in_where THEN
+		RETURN audience.verify_event_leaf(node);
+	END IF;
+	RETURN audience.verify_user_leaf(node);
+END
+$$ LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.verify_condition(jsonb, boolean) IS
+	'internal, for verify: the SQL condition that a rule, or with in_where an event''s, is';
+
+-- aggregates as queries over CTE history
+
+CREATE FUNCTION audience.verify_events(node jsonb) RETURNS text
+AS $$
+	SELECT pg_catalog.format('(%s)%s',
+		(SELECT pg_catalog.string_agg(
+				CASE WHEN n.name = '*' THEN 'true'
+					WHEN n.name LIKE '%*' THEN pg_catalog.format('starts_with(event_type, %L)', pg_catalog.left(n.name, -1))
+					ELSE pg_catalog.format('event_type = %L', n.name) END, ' OR ')
+			FROM pg_catalog.jsonb_array_elements_text(
+				CASE pg_catalog.jsonb_typeof(node -> 'event') WHEN 'array' THEN node -> 'event'
+					ELSE pg_catalog.jsonb_build_array(node -> 'event') END) n (name)),
+		' AND (' || audience.verify_condition(node -> 'where', true) || ')')
+$$ LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.verify_events(jsonb) IS
+	'internal, for verify: the condition on an event to be one that an event node or a step speaks of';
+
+-- Differences are compared, not instants: no duration leads out of the range.
+CREATE FUNCTION audience.verify_window(node jsonb) RETURNS text
+AS $$
+	SELECT CASE
+		WHEN node #> '{window,last}' IS NOT NULL THEN
+			pg_catalog.format('at - occurred_at < %L::interval AND occurred_at - at <= %L::interval',
+				node #>> '{window,last}', pg_catalog.current_setting('audience.max_future_skew'))
+		WHEN node #> '{window,from}' IS NOT NULL THEN
+			pg_catalog.format('occurred_at >= %L::timestamptz', node #>> '{window,from}') ||
+			CASE WHEN node #> '{window,to}' IS NULL THEN ''
+				ELSE pg_catalog.format(' AND occurred_at < %L::timestamptz', node #>> '{window,to}') END
+		ELSE 'true' END
+$$ LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.verify_window(jsonb) IS
+	'internal, for verify: the condition on an event to be in the window of an event or sequence node';
+
+CREATE FUNCTION audience.verify_aggregate(number integer, definition audience.rule) RETURNS text
+AS $$
+DECLARE
+	node jsonb := definition::jsonb;
+	aggregate text := coalesce(node ->> 'aggregate', 'count');
+BEGIN
+	RETURN format('SELECT user_id, %s AS number, %s AS value FROM (SELECT *, %s AS v FROM history) e WHERE %s AND %s AND %s GROUP BY user_id',
+		number,
+		CASE aggregate
+			WHEN 'count' THEN 'to_jsonb(count(*))'
+			WHEN 'sum' THEN 'to_jsonb(sum(v::numeric))'
+			WHEN 'avg' THEN 'to_jsonb(trim_scale(sum(v::numeric)) / count(*))'
+			WHEN 'min' THEN 'to_jsonb(min(v::numeric))'
+			WHEN 'max' THEN 'to_jsonb(max(v::numeric))'
+			WHEN 'first' THEN '(array_agg(v ORDER BY occurred_at, event_id))[1]'
+			WHEN 'last' THEN '(array_agg(v ORDER BY occurred_at DESC, event_id DESC))[1]'
+			WHEN 'count_distinct' THEN 'to_jsonb(count(DISTINCT v))'
+			-- of equally frequent ones the first in the order: the smallest
+			WHEN 'most_frequent' THEN 'mode() WITHIN GROUP (ORDER BY v)'
+			WHEN 'days_active' THEN 'to_jsonb(count(DISTINCT (occurred_at AT TIME ZONE ''UTC'')::date))'
+			WHEN 'first_time' THEN 'to_jsonb(audience.timestamp_text(min(occurred_at)))'
+			WHEN 'last_time' THEN 'to_jsonb(audience.timestamp_text(max(occurred_at)))'
+		END,
+		CASE WHEN node ? 'property' THEN
+			format('audience.verify_property(properties, %L::audience.rule)', definition)
+			ELSE 'NULL::jsonb' END,
+		audience.verify_events(node),
+		audience.verify_window(node),
+		CASE WHEN NOT node ? 'property' THEN 'true'
+			WHEN aggregate IN ('sum', 'avg', 'min', 'max') THEN 'jsonb_typeof(v) = ''number'''
+			ELSE 'v IS NOT NULL' END);
+END
+$$ LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.verify_aggregate(integer, audience.rule) IS
+	'internal, for verify: the query for an aggregate''s values';
+
+-- Each step is a CTE of the events that it can end with.  Column n is an
+-- event's place in the user's history, mI whether step I speaks of it, and cI,
+-- of an absent step, how many such events there are up to it.
+CREATE FUNCTION audience.verify_sequence(number integer, definition audience.rule) RETURNS text
+AS $$
+DECLARE
+	node jsonb := definition::jsonb;
+	steps jsonb := node -> 'sequence';
+	count integer := jsonb_array_length(steps);
+	step jsonb;
+	marks text := '';
+	counts text := '';
+	ctes text := '';
+	last integer;				-- the present step before
+	condition text;
+	final text := 'true';
+BEGIN
+	FOR i IN 0 .. count - 1 LOOP
+		step := steps -> i;
+		marks := marks || format(', %s AS m%s', audience.verify_events(step), i);
+		IF step ? 'absent' THEN
+			counts := counts || format(', count(*) FILTER (WHERE m%s) OVER own AS c%s', i, i);
+			CONTINUE;
+		END IF;
+		condition := format('m%s AND %s', i, audience.verify_window(node));
+		IF last IS NOT NULL THEN
+			condition := condition || format(' AND EXISTS (SELECT FROM s%s r WHERE r.user_id = h.user_id AND r.n < h.n', last);
+			IF step ? 'within' THEN
+				condition := condition || format(' AND h.occurred_at - r.occurred_at <= %L::interval', step ->> 'within');
+			END IF;
+			FOR absent IN last + 1 .. i - 1 LOOP
+				condition := condition || format(' AND h.c%s - h.m%s::int = r.c%s', absent, absent, absent);
+			END LOOP;
+			condition := condition || ')';
+		END IF;
+		ctes := ctes || format(', s%s AS (SELECT * FROM h WHERE %s)', i, condition);
+		last := i;
+	END LOOP;
+	IF last < count - 1 THEN
+		final := format('s.at - s.occurred_at > %L::interval AND NOT EXISTS (SELECT FROM h x WHERE x.user_id = s.user_id AND x.m%s AND x.occurred_at > s.occurred_at AND x.occurred_at - s.occurred_at <= %L::interval)',
+			step ->> 'within', count - 1, step ->> 'within');
+	END IF;
+	RETURN format('SELECT user_id, %s AS number, ''true''::jsonb AS value FROM ('
+		'WITH marked AS (SELECT user_id, occurred_at, event_id, at%s FROM history), '
+		'h AS MATERIALIZED (SELECT *, row_number() OVER own AS n%s FROM marked WINDOW own AS (PARTITION BY user_id ORDER BY occurred_at, event_id))'
+		'%s SELECT DISTINCT s.user_id FROM s%s s WHERE %s) q',
+		number, marks, counts, ctes, last, final);
+END
+$$ LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.verify_sequence(integer, audience.rule) IS
+	'internal, for verify: the query for the users for whom a sequence holds';
+
+-- segments
+
+-- A segment is decided after those that its rule refers to: each round adds to
+-- "held" those of the segments whose turn it is.
+CREATE FUNCTION audience.verify_rounds(OUT ctes text, OUT last integer)
+AS $$
+DECLARE
+	pending text[];
+	ready text[];
+	arms text;
+BEGIN
+	ctes := '';
+	last := 0;
+	SELECT array_agg(s.id) INTO pending FROM audience.segments s
+	WHERE s.type = 'dynamic' AND s.active AND s.status = 'ready';
+	LOOP
+		SELECT array_agg(s.id), string_agg(
+				format('CASE WHEN %s THEN %L END', audience.verify_condition(s.rules::jsonb, false), s.id), ', ')
+		INTO ready, arms
+		FROM audience.segments s
+		WHERE s.id = ANY (pending) AND NOT EXISTS (
+			SELECT FROM audience.rule_segments(s.rules) r (id) WHERE r.id = ANY (pending));
+		EXIT WHEN ready IS NULL;
+		ctes := ctes || format(', round%s AS MATERIALIZED ('
+			'SELECT user_id, attributes, at, vals, held || array_remove(ARRAY[%s]::text[], NULL) AS held FROM round%s)',
+			last + 1, arms, last);
+		last := last + 1;
+		SELECT array_agg(p.id) INTO pending FROM unnest(pending) p (id) WHERE p.id <> ALL (ready);
+	END LOOP;
+END
+$$ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.verify_rounds() IS
+	'internal, for verify: CTEs that decide all dynamic segments, and the number of the last one';
+
+-- the statement
+
+CREATE FUNCTION audience.verify_statement() RETURNS text
+AS $$
+DECLARE
+	-- how the values of an aggregate are called in a detail
+	names text := $q$coalesce(
+		(SELECT string_agg(format('trait "%s"', t.name), ', ' ORDER BY t.name) FROM audience.traits t WHERE t.aggregate_number = v.key::integer),
+		(SELECT 'aggregate ' || a.definition::text FROM audience.aggregates a WHERE a.number = v.key::integer))$q$;
+	queries text;
+	defaults jsonb;
+	rounds record;
+BEGIN
+	SELECT string_agg(
+			CASE WHEN a.definition::jsonb ? 'sequence' THEN audience.verify_sequence(a.number, a.definition)
+				ELSE audience.verify_aggregate(a.number, a.definition) END, ' UNION ALL ')
+	INTO queries FROM audience.aggregates a;
+	-- over no events
+	SELECT jsonb_object_agg(a.number, CASE WHEN a.definition::jsonb ? 'sequence' THEN 'false' ELSE '0' END::jsonb)
+	INTO defaults FROM audience.aggregates a
+	WHERE a.definition::jsonb ? 'sequence' OR coalesce(a.definition::jsonb ->> 'aggregate', 'count')
+		IN ('count', 'sum', 'count_distinct', 'days_active');
+	rounds := audience.verify_rounds();
+	RETURN format($q$
+WITH profile AS MATERIALIZED (
+	SELECT user_id, attributes, first_seen, last_seen, evaluated_at, state IS NULL AS is_new
+	FROM audience.profiles
+	WHERE ($1 IS NULL OR user_id > $1) AND ($2 IS NULL OR user_id <= $2)
+), event AS MATERIALIZED (
+	SELECT user_id, occurred_at, event_id, event_type, properties, context
+	FROM audience.events
+	WHERE ($1 IS NULL OR user_id > $1) AND ($2 IS NULL OR user_id <= $2)
+), history AS MATERIALIZED (
+	SELECT e.*, p.evaluated_at AS at FROM event e JOIN profile p USING (user_id)
+), seen AS (
+	SELECT user_id, min(occurred_at) AS first_seen, max(occurred_at) AS last_seen, count(*) AS count
+	FROM event GROUP BY user_id
+), found AS (
+	SELECT user_id, jsonb_object_agg(number, value) AS vals FROM (%1$s) f GROUP BY user_id
+), recomputed AS MATERIALIZED (
+	SELECT p.user_id, p.attributes, p.evaluated_at AS at, %2$L::jsonb || coalesce(f.vals, '{}') AS vals
+	FROM profile p LEFT JOIN found f USING (user_id)
+), ids AS MATERIALIZED (
+	SELECT array_agg(user_id ORDER BY user_id) AS ids FROM profile
+), stored AS (
+	SELECT user_id, jsonb_object_agg(aggregate, value) AS vals
+	FROM audience.profile_values((SELECT ids FROM ids), false) GROUP BY user_id
+), statics AS (
+	SELECT p.user_id, array_agg(s.id) AS held
+	FROM audience.profile_statics((SELECT ids FROM ids)) p
+		JOIN audience.segments s ON s.number = p.segment_number
+	WHERE s.type = 'static' AND s.active AND s.status = 'ready'
+	GROUP BY p.user_id
+), round0 AS MATERIALIZED (
+	SELECT r.*, coalesce(s.held, '{}') AS held FROM recomputed r LEFT JOIN statics s USING (user_id)
+)%3$s, expected AS (
+	SELECT user_id, unnest(held) AS id FROM round%4$s
+), member AS MATERIALIZED (
+	SELECT m.user_id, m.segment_number, m.entered_at, s.id, s.type, s.status,
+		p.user_id IS NOT NULL AS has_profile
+	FROM audience.members m
+		LEFT JOIN audience.segments s ON s.number = m.segment_number
+		LEFT JOIN profile p ON p.user_id = m.user_id
+	WHERE ($1 IS NULL OR m.user_id > $1) AND ($2 IS NULL OR m.user_id <= $2)
+), transition AS MATERIALIZED (
+	SELECT t.user_id, t.segment_id AS id, t.seq, t.action, t.occurred_at,
+		lag(t.action) OVER own AS before, lead(t.seq) OVER own IS NULL AS is_last
+	FROM audience.transitions t LEFT JOIN audience.segments s ON s.id = t.segment_id
+	WHERE ($1 IS NULL OR t.user_id > $1) AND ($2 IS NULL OR t.user_id <= $2)
+		AND s.status IS DISTINCT FROM 'building'
+	WINDOW own AS (PARTITION BY t.user_id, t.segment_id ORDER BY t.seq)
+)
+SELECT 'profile', coalesce(p.user_id, s.user_id)::text, NULL::text,
+	CASE WHEN p.user_id IS NULL THEN format('there are events (%%s), but no profile', s.count)
+		ELSE format('first and last seen are %%s and %%s, the events give %%s and %%s',
+			coalesce(audience.timestamp_text(p.first_seen), 'missing'), coalesce(audience.timestamp_text(p.last_seen), 'missing'),
+			coalesce(audience.timestamp_text(s.first_seen), 'missing'), coalesce(audience.timestamp_text(s.last_seen), 'missing')) END
+FROM profile p FULL JOIN seen s ON s.user_id = p.user_id
+WHERE p.user_id IS NULL OR (p.first_seen, p.last_seen) IS DISTINCT FROM (s.first_seen, s.last_seen)
+UNION ALL
+SELECT 'profile', user_id, NULL, 'it has not been evaluated: there is no state'
+FROM profile WHERE is_new
+UNION ALL
+SELECT 'trait', r.user_id, NULL, format('%%s is %%s, the events give %%s', %5$s,
+	coalesce(s.vals ->> v.key, 'missing'), coalesce(r.vals ->> v.key, 'missing'))
+FROM recomputed r LEFT JOIN stored s USING (user_id),
+	jsonb_object_keys(r.vals || coalesce(s.vals, '{}')) v (key)
+WHERE r.vals IS DISTINCT FROM s.vals AND r.vals -> v.key IS DISTINCT FROM s.vals -> v.key
+UNION ALL
+SELECT CASE s.type WHEN 'static' THEN 'static' ELSE 'membership' END, d.user_id, d.id,
+	CASE WHEN d.is_member THEN 'is a member, but '
+		WHEN d.should_be THEN 'is no member, but ' END ||
+	CASE WHEN s.type = 'static' AND d.should_be THEN 'the profile''s state has it'
+		WHEN s.type = 'static' THEN 'the profile''s state does not have it, or the segment is inactive'
+		WHEN d.should_be THEN 'the rule holds'
+		WHEN s.active THEN 'the rule does not hold'
+		ELSE 'the segment is inactive' END
+FROM (SELECT coalesce(m.user_id, e.user_id) AS user_id, coalesce(m.id, e.id) AS id,
+		m.id IS NOT NULL AS is_member, e.id IS NOT NULL AS should_be
+	FROM (SELECT * FROM member WHERE has_profile AND status = 'ready') m
+		FULL JOIN expected e ON e.user_id = m.user_id AND e.id = m.id
+	WHERE m.id IS NULL OR e.id IS NULL) d
+	JOIN audience.segments s ON s.id = d.id
+UNION ALL
+SELECT 'orphan', user_id, id,
+	CASE WHEN id IS NULL THEN format('is a member of segment number %%s, which does not exist', segment_number)
+		ELSE 'is a member, but there is no profile' END
+FROM member WHERE id IS NULL OR NOT has_profile
+UNION ALL
+SELECT 'transition', user_id, id, format('number %%s, "%%s", follows %%s', seq, action,
+	coalesce(format('"%%s"', before), 'none'))
+FROM transition WHERE action = coalesce(before, 'removed')
+UNION ALL
+SELECT 'transition', coalesce(t.user_id, m.user_id), coalesce(t.id, m.id),
+	CASE WHEN m.id IS NULL THEN format('the last one is number %%s, "added", but there is no membership', t.seq)
+		WHEN t.id IS NULL THEN 'there is a membership, but no transition'
+		WHEN t.action <> 'added' THEN format('there is a membership, but the last one is number %%s, "%%s"', t.seq, t.action)
+		ELSE format('the membership was entered at %%s, the last one, number %%s, occurred at %%s',
+			audience.timestamp_text(m.entered_at), t.seq, audience.timestamp_text(t.occurred_at)) END
+FROM (SELECT * FROM transition WHERE is_last) t
+	FULL JOIN (SELECT * FROM member WHERE status = 'ready') m ON m.user_id = t.user_id AND m.id = t.id
+WHERE m.has_profile IS NOT FALSE
+	AND ((t.action = 'added') IS DISTINCT FROM (m.id IS NOT NULL) OR t.occurred_at <> m.entered_at)
+$q$, queries, coalesce(defaults, '{}'), rounds.ctes, rounds.last, names);
+END
+$$ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.verify_statement() IS
+	'internal, for verify: the statement that lists the differences of a range of users, $1 < id <= $2';
+
+-- Nested loops are off: a range is joined with itself in many ways, and where
+-- the planner has no statistics it would take large sides for small ones.
+CREATE FUNCTION audience.verify(OUT problem text, OUT user_id text, OUT segment_id text, OUT detail text)
+	RETURNS SETOF record
+AS $$
+#variable_conflict use_column
+DECLARE
+	chunk CONSTANT integer := 20000;
+	statement text;
+	lower_id text;
+	upper_id text;
+BEGIN
+	PERFORM audience.definitions_lock_shared();
+	statement := audience.verify_statement();
+	RETURN QUERY SELECT 'orphan', NULL::text, NULL::text,
+			format('trait "%s" is kept by aggregate number %s, which does not exist', t.name, t.aggregate_number)
+		FROM audience.traits t
+		WHERE NOT EXISTS (SELECT FROM audience.aggregates a WHERE a.number = t.aggregate_number);
+	LOOP
+		-- the last range is open, and so holds users without a profile, too
+		SELECT CASE WHEN count(*) = chunk THEN max(c.id) END INTO upper_id
+		FROM (SELECT p.user_id FROM audience.profiles p
+			WHERE p.user_id > coalesce(lower_id, '') ORDER BY p.user_id LIMIT chunk) c (id);
+		RETURN QUERY EXECUTE statement USING lower_id, upper_id;
+		EXIT WHEN upper_id IS NULL;
+		lower_id := upper_id;
+	END LOOP;
+END
+$$ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off;
+COMMENT ON FUNCTION audience.verify() IS
+	'recomputes everything from the events, each user as of its last evaluation, and lists every difference; none on a healthy database';

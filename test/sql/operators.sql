@@ -142,19 +142,35 @@ SELECT count(*) AS pairs, count(*) FILTER (WHERE
     (jsonb_build_object('v', a.x) |= format('{"field":"v","operator":"eq","value":%s}', b.x)::rule) <> (a.x = b.x)) AS wrong
 FROM n a, n b;
 
--- text: other letters than ASCII, patterns, escapes
+-- text: patterns and escapes
 TRUNCATE value, condition;
 INSERT INTO value
 SELECT n, jsonb_build_object('v', v)
-FROM unnest(ARRAY['ÄÖÜ', 'äöü', 'xäöüx', 'a%b', 'a_b', 'axxb', 'a\b', E'a\nb', 'aab', repeat('Ab', 200), repeat('Ä', 300)]) WITH ORDINALITY v(v, n);
+FROM unnest(ARRAY['a%b', 'a_b', 'axxb', 'a\b', E'a\nb', 'aab', repeat('Ab', 200)]) WITH ORDINALITY v(v, n);
 INSERT INTO condition
 SELECT n, format('{"field":"v",%s}', c)
-FROM unnest(ARRAY['"operator":"eq","value":"ÄöÜ","ci":true', '"operator":"contains","value":"ÖÜ","ci":true', '"operator":"contains","value":"ÖÜ"', '"operator":"in","value":["ÄÖÜ","zz"],"ci":true',
-    '"operator":"ilike","value":"%ÄÖÜ%"', '"operator":"like","value":"___"', '"operator":"like","value":"a\\%b"', '"operator":"like","value":"a\\_b"', '"operator":"like","value":"a\\\\b"', '"operator":"like","value":"%a%b"',
+FROM unnest(ARRAY['"operator":"like","value":"___"', '"operator":"like","value":"a\\%b"', '"operator":"like","value":"a\\_b"', '"operator":"like","value":"a\\\\b"', '"operator":"like","value":"%a%b"',
     '"operator":"like","value":"%%_b"', '"operator":"like","value":""', '"operator":"like","value":"%"', '"operator":"like","value":"a%x%b%"',
-    '"operator":"ilike","value":"abab%AB"', '"operator":"regex","value":"^a.b$"', '"operator":"regex","value":"^\\w+$"', '"operator":"iregex","value":"ö"', '"operator":"regex","value":"(ab){200}"', '"operator":"iregex","value":"(ab){200}"',
-    '"operator":"starts_with","value":"ä","ci":true', '"operator":"ends_with","value":["B","Ü"],"ci":true', '"operator":"eq","value":"äöü"']) WITH ORDINALITY c(c, n);
+    '"operator":"ilike","value":"abab%AB"', '"operator":"regex","value":"^a.b$"', '"operator":"regex","value":"^\\w+$"', '"operator":"regex","value":"(ab){200}"', '"operator":"iregex","value":"(ab){200}"',
+    '"operator":"starts_with","value":"AB","ci":true', '"operator":"ends_with","value":["B","x"],"ci":true']) WITH ORDINALITY c(c, n);
 SELECT * FROM pg_temp.matrix();
+-- other letters than ASCII, folded as lower() does in this database's collation
+WITH v(v) AS (SELECT unnest(ARRAY['ÄÖÜ', 'äöü', 'xäöüx', 'AÄ', 'aä', 'İI', 'ß', 'ΑΣ', 'ας', '日本', 'a', repeat('Ä', 300), repeat('Ab', 300)])),
+     c(c) AS (SELECT unnest(ARRAY['ÄöÜ', 'äöü', 'aÄ', 'i', 'SS', 'ΑΣ', '日', 'A', '_', repeat('ä', 300), 'ö', '']))
+SELECT count(*) AS pairs, count(*) FILTER (WHERE
+    (doc |= jsonb_build_object('field', 'v', 'operator', 'eq', 'value', c, 'ci', true)::rule) <> (lower(v) = lower(c)) OR
+    (doc |= jsonb_build_object('field', 'v', 'operator', 'eq', 'value', c)::rule) <> (v = c) OR
+    (doc |= jsonb_build_object('field', 'v', 'operator', 'contains', 'value', c, 'ci', true)::rule) <> (strpos(lower(v), lower(c)) > 0) OR
+    (doc |= jsonb_build_object('field', 'v', 'operator', 'contains', 'value', c)::rule) <> (strpos(v, c) > 0) OR
+    (doc |= jsonb_build_object('field', 'v', 'operator', 'starts_with', 'value', c, 'ci', true)::rule) <> starts_with(lower(v), lower(c)) OR
+    (doc |= jsonb_build_object('field', 'v', 'operator', 'ends_with', 'value', c, 'ci', true)::rule) <> (right(lower(v), length(lower(c))) = lower(c)) OR
+    (doc |= jsonb_build_object('field', 'v', 'operator', 'like', 'value', '_' || c || '%')::rule) <> (v LIKE '_' || c || '%') OR
+    (doc |= jsonb_build_object('field', 'v', 'operator', 'ilike', 'value', '%' || c || '_')::rule) <> (v ILIKE '%' || c || '_') OR
+    (doc |= jsonb_build_object('field', 'v', 'operator', 'regex', 'value', '^\w' || c)::rule) <> (v ~ ('^\w' || c)) OR
+    (doc |= jsonb_build_object('field', 'v', 'operator', 'iregex', 'value', c || '$')::rule) <> (v ~* (c || '$'))) AS wrong
+FROM v, c, LATERAL (SELECT jsonb_build_object('v', v) AS doc) d;
+-- a pattern and a text that PostgreSQL's own LIKE would run out of stack for
+SELECT jsonb_build_object('v', repeat('ab', 100000) || 'a') |= jsonb_build_object('field', 'v', 'operator', 'like', 'value', repeat('%a', 100000) || 'c')::rule AS long_pattern;
 -- as LIKE has it, over all short texts and patterns
 WITH RECURSIVE s(x) AS (SELECT '' UNION ALL SELECT x || c FROM s, unnest(ARRAY['a', 'b']) c WHERE length(x) < 4),
      p(x) AS (SELECT '' UNION ALL SELECT x || c FROM p, unnest(ARRAY['a', 'b', '%', '_']) c WHERE length(x) < 4)

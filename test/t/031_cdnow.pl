@@ -12,6 +12,7 @@ use FindBin;
 use lib $FindBin::RealBin;
 
 use AudTest;
+use List::Util qw(max);
 use Test::More;
 
 my ($purchases_file, $btyd_file) =
@@ -20,6 +21,8 @@ my @purchases = read_csv($purchases_file);
 my @btyd = read_csv($btyd_file);
 
 my $calibration_end = '1997-09-30';
+# the most purchase days that anyone has after it
+my $most = max(map { $_->{x_star} } @btyd);
 my $columns =
   'audience.events (user_id, occurred_at, event_id, event_type, properties)';
 
@@ -63,7 +66,7 @@ SELECT audience.trait_create('lastDay', 'last_time', 'day');
 SELECT audience.trait_create('holdout', 'count', 'day', time_window => '273 days');
 SELECT audience.segment_create('holdout ' || n, format(
 	'{"event":"day","operator":"gte","value":%s,"window":{"from":"1997-10-01T00:00:00Z"}}', n)::audience.rule)
-FROM generate_series(1, 30) n;
+FROM generate_series(1, $most) n;
 SQL
 
 # calibration: now is its last day
@@ -102,6 +105,7 @@ $node->safe_psql('postgres',
 	"SET audience.now = '1998-06-30T00:00:00Z'; SELECT audience.profile_rebuild()");
 
 my %holdout = map { $_->[0] => $_ } rows_of($node, <<'SQL');
+SET audience.now = '1998-06-30T00:00:00Z';
 SELECT user_id, (audience.profile_get(user_id)->>'holdout')::int,
 	(SELECT count(*) FROM audience.memberships m WHERE m.user_id = p.user_id)
 FROM audience.profiles p

@@ -79,7 +79,7 @@ sub run_seed
 	$node->safe_psql('postgres', "CREATE DATABASE $db");
 	$node->safe_psql($db, 'CREATE EXTENSION audience_manager');
 	my ($status, $out, $error) = run_script($node, $script, $db);
-	my @blocks = split /^(?:step \d+|replay)\n/m, $out;
+	my @blocks = split /^(?:step \d+|replay)(?:\n|\z)/m, $out, -1;
 	shift @blocks;
 
 	foreach my $n (0 .. $#expected)

@@ -1,0 +1,246 @@
+-- Profiles: attributes, documents, erasing, merging and rebuilding.
+--
+-- Functions that lock profiles do so in C order of the users' ids, after the
+-- definitions lock.  They rely on each statement's seeing what was committed
+-- before it began: what others did to a user before its profile was locked is
+-- seen by the statements behind that.
+
+CREATE FUNCTION audience.profile_set(user_id text, attributes jsonb) RETURNS jsonb
+AS $$
+#variable_conflict use_variable
+BEGIN
+	IF user_id IS NULL OR octet_length(user_id) NOT BETWEEN 1 AND 255 THEN
+		RAISE EXCEPTION 'user id must be 1 to 255 bytes long' USING ERRCODE = '22023';
+	END IF;
+	IF attributes IS NULL OR jsonb_typeof(attributes) <> 'object' THEN
+		RAISE EXCEPTION 'attributes must be a JSON object' USING ERRCODE = '22023';
+	END IF;
+	PERFORM audience.set_attributes(ARRAY[user_id], ARRAY[attributes]);
+	RETURN (SELECT p.attributes FROM audience.profiles p WHERE p.user_id = profile_set.user_id);
+END
+$$ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.profile_set(text, jsonb) IS
+	'merges an object into a user''s attributes (RFC 7396) and evaluates the user; the attributes after';
+
+CREATE FUNCTION audience.profiles_set(profiles jsonb) RETURNS bigint
+AS $$
+DECLARE
+	problem text;
+	ids text[];
+	patches jsonb[];
+BEGIN
+	IF profiles_set.profiles IS NULL OR jsonb_typeof(profiles_set.profiles) <> 'array' THEN
+		RAISE EXCEPTION 'invalid profile' USING ERRCODE = '22023',
+			DETAIL = 'At the root: it must be an array of profiles.';
+	END IF;
+	WITH given AS (
+		SELECT e.ordinal - 1 AS at, e.value, e.value->'userId' AS id, e.value->'attributes' AS patch
+		FROM jsonb_array_elements(profiles_set.profiles) WITH ORDINALITY e (value, ordinal)
+	), texts AS (
+		SELECT g.*, CASE jsonb_typeof(g.id)
+			WHEN 'string' THEN g.id #>> '{}'
+			WHEN 'number' THEN trim_scale((g.id #>> '{}')::numeric)::text END AS id_text
+		FROM given g
+	), checked AS (
+		SELECT t.*, CASE
+			WHEN jsonb_typeof(t.value) <> 'object'
+				THEN format('At /%s: it must be an object.', t.at)
+			WHEN t.id IS NULL OR jsonb_typeof(t.id) = 'null'
+				THEN format('At /%s/userId: it must be given.', t.at)
+			WHEN t.id_text IS NULL
+				THEN format('At /%s/userId: it must be a string or an integer.', t.at)
+			WHEN jsonb_typeof(t.id) = 'number' AND strpos(t.id_text, '.') > 0
+				THEN format('At /%s/userId: a number here must be an integer.', t.at)
+			WHEN octet_length(t.id_text) NOT BETWEEN 1 AND 255
+				THEN format('At /%s/userId: it must be 1 to 255 bytes long, not %s.', t.at, octet_length(t.id_text))
+			WHEN t.patch IS NULL OR jsonb_typeof(t.patch) = 'null'
+				THEN format('At /%s/attributes: it must be given.', t.at)
+			WHEN jsonb_typeof(t.patch) <> 'object'
+				THEN format('At /%s/attributes: it must be an object.', t.at)
+			END AS problem
+		FROM texts t
+	)
+	SELECT (array_agg(c.problem ORDER BY c.at) FILTER (WHERE c.problem IS NOT NULL))[1],
+		array_agg(c.id_text ORDER BY c.at), array_agg(c.patch ORDER BY c.at)
+	INTO problem, ids, patches
+	FROM checked c;
+	IF problem IS NOT NULL THEN
+		RAISE EXCEPTION 'invalid profile' USING ERRCODE = '22023', DETAIL = problem;
+	END IF;
+	IF ids IS NULL THEN
+		RETURN 0;
+	END IF;
+	PERFORM audience.set_attributes(ids, patches);
+	RETURN cardinality(ids);
+END
+$$ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.profiles_set(jsonb) IS
+	'profile_set for an array of {"userId","attributes"}, all or none, those of one user in their order; how many';
+
+CREATE FUNCTION audience.profile_get(user_id text) RETURNS jsonb
+AS $$
+BEGIN
+	-- the fixed keys win over traits of their names
+	RETURN (
+		SELECT coalesce((
+				SELECT jsonb_object_agg(t.name, v.value)
+				FROM audience.profile_values(ARRAY[profile_get.user_id], true) v
+				JOIN audience.traits t ON t.aggregate_number = v.aggregate
+			), '{}') || jsonb_build_object(
+			'userId', p.user_id,
+			'segments', coalesce((
+				SELECT jsonb_agg(m.segment_id ORDER BY m.segment_id)
+				FROM audience.memberships m WHERE m.user_id = profile_get.user_id
+			), '[]'),
+			'attributes', p.attributes)
+		FROM audience.profiles p WHERE p.user_id = profile_get.user_id);
+END
+$$ LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.profile_get(text) IS
+	'a user''s segments, traits as of now, and attributes; null for an unknown user';
+
+CREATE FUNCTION audience.user_segments(user_id text)
+	RETURNS TABLE (segment_id text, name text, entered_at timestamptz, source text)
+AS $$
+	SELECT m.segment_id, s.name, m.entered_at, m.source
+	FROM audience.memberships m JOIN audience.segments s ON s.id = m.segment_id
+	WHERE m.user_id = user_segments.user_id
+	ORDER BY m.segment_id
+$$ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.user_segments(text) IS
+	'the segments that a user is in; none for an unknown user';
+
+CREATE FUNCTION audience.profile_erase(user_id text) RETURNS jsonb
+AS $$
+DECLARE
+	events bigint;
+	memberships bigint;
+	transitions bigint;
+BEGIN
+	IF profile_erase.user_id IS NULL THEN
+		RAISE EXCEPTION 'user id must not be null' USING ERRCODE = '22023';
+	END IF;
+	PERFORM audience.definitions_lock_shared();
+	PERFORM FROM audience.profiles p WHERE p.user_id = profile_erase.user_id FOR UPDATE;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'user "%" does not exist', profile_erase.user_id USING ERRCODE = '42704';
+	END IF;
+	DELETE FROM audience.members m WHERE m.user_id = profile_erase.user_id;
+	GET DIAGNOSTICS memberships = ROW_COUNT;
+	DELETE FROM audience.transitions t WHERE t.user_id = profile_erase.user_id;
+	GET DIAGNOSTICS transitions = ROW_COUNT;
+	events := audience.events_delete(profile_erase.user_id);
+	DELETE FROM audience.profiles p WHERE p.user_id = profile_erase.user_id;
+	RETURN jsonb_build_object('events', events, 'profiles', 1,
+		'memberships', memberships, 'transitions', transitions);
+END
+$$ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.profile_erase(text) IS
+	'removes everything about a user, history too; how many rows of what';
+
+CREATE FUNCTION audience.state_unite(into_state bytea, from_state bytea) RETURNS bytea
+AS 'MODULE_PATHNAME', 'aud_state_unite'
+LANGUAGE C STABLE;
+COMMENT ON FUNCTION audience.state_unite(bytea, bytea) IS
+	'internal: the first of two profiles'' states with the static segments of both';
+
+CREATE FUNCTION audience.profile_merge(from_user text, into_user text) RETURNS void
+AS $$
+#variable_conflict use_column
+DECLARE
+	source audience.profiles;
+	target audience.profiles;
+	profile audience.profiles;
+	left_at timestamptz := audience.now();
+BEGIN
+	IF from_user IS NULL OR into_user IS NULL THEN
+		RAISE EXCEPTION 'user id must not be null' USING ERRCODE = '22023';
+	END IF;
+	IF from_user = into_user THEN
+		RAISE EXCEPTION 'cannot merge user "%" into itself', from_user USING ERRCODE = '22023';
+	END IF;
+	PERFORM audience.definitions_lock_shared();
+
+	-- before any profile is locked: whoever is just ingesting one of these
+	-- events is waited for here, and waits for profiles afterwards
+	PERFORM audience.events_move(from_user, into_user);
+	FOR profile IN
+		SELECT p.* FROM audience.profiles p WHERE p.user_id IN (from_user, into_user)
+		ORDER BY p.user_id FOR UPDATE
+	LOOP
+		IF profile.user_id = from_user THEN
+			source := profile;
+		ELSE
+			target := profile;
+		END IF;
+	END LOOP;
+	IF source.user_id IS NULL OR target.user_id IS NULL THEN
+		RAISE EXCEPTION 'user "%" does not exist',
+			CASE WHEN source.user_id IS NULL THEN from_user ELSE into_user END
+			USING ERRCODE = '42704';
+	END IF;
+	-- those that came in between
+	PERFORM audience.events_move(from_user, into_user);
+
+	-- a user's clock never runs back
+	IF coalesce(current_setting('audience.now', true), '') = '' THEN
+		left_at := greatest(left_at, least(source.evaluated_at, clock_timestamp()));
+	END IF;
+	WITH gone AS (
+		DELETE FROM audience.members m WHERE m.user_id = from_user RETURNING m.segment_number
+	)
+	INSERT INTO audience.transitions (user_id, segment_id, action, reason, occurred_at, segment_version, metadata)
+	SELECT from_user, s.id, 'removed', 'merge', left_at, s.version,
+		jsonb_build_object('segmentVersion', s.version)
+	FROM gone g JOIN audience.segments s ON s.number = g.segment_number
+	ORDER BY s.id;
+	DELETE FROM audience.profiles p WHERE p.user_id = from_user;
+
+	UPDATE audience.profiles p
+	SET attributes = audience.merge_patch(source.attributes, target.attributes),
+		state = audience.state_unite(target.state, source.state),
+		updated_at = now()
+	WHERE p.user_id = into_user;
+	PERFORM audience.rebuild(ARRAY[into_user], 'merge');
+END
+$$ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.profile_merge(text, text) IS
+	'makes two users one: events, attributes and static memberships of the first go to the second';
+
+CREATE FUNCTION audience.profile_rebuild(user_ids text[] DEFAULT NULL) RETURNS bigint
+AS $$
+DECLARE
+	chunk text[];
+	last text := '';
+	count bigint := 0;
+BEGIN
+	PERFORM audience.definitions_lock_shared();
+	-- users whose events were stored but not evaluated may have no profile
+	IF profile_rebuild.user_ids IS NOT NULL THEN
+		INSERT INTO audience.profiles (user_id, evaluated_at)
+		SELECT DISTINCT u.user_id COLLATE "C", audience.now() FROM unnest(profile_rebuild.user_ids) u (user_id)
+		WHERE EXISTS (SELECT FROM audience.events e WHERE e.user_id = u.user_id)
+			AND NOT EXISTS (SELECT FROM audience.profiles p WHERE p.user_id = u.user_id)
+		ORDER BY 1
+		ON CONFLICT DO NOTHING;
+		RETURN audience.rebuild(profile_rebuild.user_ids, 'refresh');
+	END IF;
+	INSERT INTO audience.profiles (user_id, evaluated_at)
+	SELECT DISTINCT e.user_id, audience.now() FROM audience.events e
+	WHERE NOT EXISTS (SELECT FROM audience.profiles p WHERE p.user_id = e.user_id)
+	ORDER BY 1
+	ON CONFLICT DO NOTHING;
+	LOOP
+		SELECT array_agg(n.user_id ORDER BY n.user_id) INTO chunk
+		FROM (
+			SELECT p.user_id FROM audience.profiles p WHERE p.user_id > last ORDER BY p.user_id LIMIT 50000
+		) n;
+		EXIT WHEN chunk IS NULL;
+		count := count + audience.rebuild(chunk, 'refresh');
+		last := chunk[cardinality(chunk)];
+	END LOOP;
+	RETURN count;
+END
+$$ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.profile_rebuild(text[]) IS
+	'makes these users'' states and memberships (null: everyone''s) anew from the events; how many users';

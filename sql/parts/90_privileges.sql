@@ -1,0 +1,92 @@
+-- Privileges: what PUBLIC keeps, and grant_access.
+--
+-- This part is the last, so that it covers whatever stands before it.
+--
+-- Functions for users that read or write tables run as the extension's owner
+-- (SECURITY DEFINER) or, where they commit, are procedures.  By that they are
+-- told from internal functions, which nobody is granted: those run as their
+-- caller, and would come to nothing without privileges on the tables.
+
+CREATE FUNCTION audience.grant_access(role regrole, level text) RETURNS void
+AS $$
+DECLARE
+	grantee text;
+	routine regprocedure;
+	relation regclass;
+	-- what reads the segments, memberships, profiles and history
+	readers constant text[] := ARRAY[
+		'segment_get', 'segment_members', 'segment_count', 'segment_preview', 'segment_diff',
+		'segment_members_at', 'segment_explain', 'segment_dependents', 'segment_id',
+		'rule_explain', 'rule_score', 'profile_get', 'user_segments',
+		'profile_match', 'match_profile'];
+	writers constant text[] := ARRAY['event_ingest', 'events_ingest', 'profile_set', 'profiles_set'];
+BEGIN
+	IF grant_access.level IS NULL OR grant_access.level NOT IN ('ingest', 'read', 'admin') THEN
+		RAISE EXCEPTION 'unknown level of access "%"', grant_access.level USING ERRCODE = '22023',
+			HINT = 'The levels are "ingest", "read" and "admin".';
+	END IF;
+	SELECT quote_ident(r.rolname) INTO grantee FROM pg_roles r WHERE r.oid = grant_access.role;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'role must exist' USING ERRCODE = '22023';
+	END IF;
+
+	EXECUTE format('GRANT USAGE ON SCHEMA audience TO %s', grantee);
+	IF grant_access.level IN ('ingest', 'admin') THEN
+		-- received_at is the engine's
+		EXECUTE format('GRANT INSERT (user_id, occurred_at, event_id, event_type, properties, context) '
+			'ON audience.events TO %s', grantee);
+	END IF;
+	IF grant_access.level IN ('read', 'admin') THEN
+		FOR relation IN
+			SELECT c.oid::regclass FROM pg_class c
+			WHERE c.relnamespace = 'audience'::regnamespace
+				AND (c.relkind = 'v' OR c.relkind = 'r' AND c.relname IN ('segments', 'profiles', 'traits', 'transitions')
+					OR c.relkind = 'r' AND c.relname = 'events' AND grant_access.level = 'admin')
+		LOOP
+			EXECUTE format('GRANT SELECT ON %s TO %s', relation, grantee);
+		END LOOP;
+	END IF;
+	FOR routine IN
+		SELECT p.oid::regprocedure FROM pg_proc p
+		WHERE p.pronamespace = 'audience'::regnamespace
+			AND CASE grant_access.level
+				WHEN 'ingest' THEN p.proname = ANY (writers)
+				WHEN 'read' THEN p.proname = ANY (readers)
+				ELSE p.proname = ANY (readers)
+					OR (p.prosecdef OR p.prokind = 'p') AND p.prorettype <> 'trigger'::regtype
+				END
+	LOOP
+		EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %s', routine, grantee);
+	END LOOP;
+END
+$$ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.grant_access(regrole, text) IS
+	'grants a role what it needs to "ingest" events and attributes, to "read" segments, memberships, profiles and history, or all ("admin")';
+
+DO $$
+DECLARE
+	routine regprocedure;
+	-- the type's own functions, and those that tables' defaults and rules' texts need
+	public_routines constant text[] := ARRAY[
+		'rule_in', 'rule_out', 'rule_recv', 'rule_send', 'rule', 'jsonb',
+		'rule_eq', 'rule_ne', 'rule_lt', 'rule_le', 'rule_gt', 'rule_ge', 'rule_cmp',
+		'rule_hash', 'rule_hash_extended',
+		'rule_validate', 'rule_expression', 'rule_holds',
+		'jsonb_match', 'jsonb_match_commutator', 'jsonb_match_support',
+		'row_match', 'row_match_commutator', 'row_match_support', 'row_recheck', 'row_recheck_support',
+		'match_sel', 'match_joinsel',
+		'now', 'timestamp_text'];
+BEGIN
+	FOR routine IN
+		SELECT p.oid::pg_catalog.regprocedure FROM pg_catalog.pg_proc p
+		WHERE p.pronamespace = 'audience'::pg_catalog.regnamespace
+			AND p.proname <> ALL (public_routines)
+	LOOP
+		EXECUTE pg_catalog.format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', routine);
+	END LOOP;
+END
+$$;
+-- nothing is granted on these by itself, but default privileges may say otherwise
+REVOKE ALL ON ALL TABLES IN SCHEMA audience FROM PUBLIC;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA audience FROM PUBLIC;
+REVOKE ALL ON SCHEMA audience FROM PUBLIC;
