@@ -28,14 +28,13 @@ BEGIN
 	END LOOP;
 END $$;
 
--- Segments s1 to the number wanted, as of the stream's event given.
-CREATE PROCEDURE bench.use_segments(wanted int, clock bigint) LANGUAGE plpgsql AS $$
+-- Segments s1 to the number wanted.
+CREATE PROCEDURE bench.use_segments(wanted int) LANGUAGE plpgsql AS $$
+DECLARE
+	fresh record;
 BEGIN
-	PERFORM set_config('audience.now',
-		to_char(occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), false)
-	FROM bench.stage WHERE id = clock;
-	PERFORM audience.segment_create('s' || n, rule::audience.rule)
-	FROM (SELECT n, rule FROM bench.rules b
-		  WHERE n <= wanted AND NOT EXISTS (SELECT FROM audience.segments s WHERE s.id = 's' || b.n)
-		  ORDER BY n) fresh;
+	FOR fresh IN SELECT n, rule FROM bench.rules WHERE n <= wanted ORDER BY n LOOP
+		PERFORM audience.segment_create('s' || fresh.n, fresh.rule::audience.rule);
+		COMMIT;
+	END LOOP;
 END $$;

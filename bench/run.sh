@@ -70,54 +70,56 @@ say "load: $BENCH_USERS users, $BENCH_HISTORY events of history, then $BENCH_RUN
 say ""
 
 LARGEST=0
-SIZES=0
 for size in $BENCH_SIZES; do
 	LARGEST=$((size > LARGEST ? size : LARGEST))
-	SIZES=$((SIZES + 1))
 done
-TOTAL=$((BENCH_HISTORY + SIZES * BENCH_RUNS * BENCH_SLICE))
 
 # the stream ends in the past: no event is ahead of the clock
-"$TOP/scripts/generate_events.pl" events --users "$BENCH_USERS" --events "$TOTAL" --seed $SEED --visit 1 \
-	--until 1767225600 >events.tsv
+"$TOP/scripts/generate_events.pl" events --users "$BENCH_USERS" \
+	--events $((BENCH_HISTORY + BENCH_RUNS * BENCH_SLICE)) --seed $SEED --visit 1 --until 1767225600 >events.tsv
 "$TOP/scripts/generate_events.pl" attributes --users "$BENCH_USERS" --seed $SEED >attributes.tsv
 "$BENCH/generate_rules.pl" "$LARGEST" >rules.tsv
 
-sql -c 'CREATE EXTENSION audience_manager'
-sql -f "$BENCH/schema.sql"
-sql -f "$BENCH/peer.sql"
-sql -f "$BENCH/candidate.sql" >/dev/null
-sql <<'SQL'
+# results are in the database postgres; each size gets a copy of "base"
+say "setting up"
+sql -f "$BENCH/result.sql" -c 'CREATE DATABASE base'
+sql -d base -c 'CREATE EXTENSION audience_manager' -f "$BENCH/schema.sql" -f "$BENCH/peer.sql"
+sql -d base -f "$BENCH/candidate.sql" >/dev/null
+sql -d base <<'SQL'
 \copy bench.stage (user_id, occurred_at, event_id, event_type, properties, context) FROM events.tsv
 \copy bench.attributes FROM attributes.tsv
 \copy bench.rules FROM rules.tsv
 VACUUM ANALYZE bench.stage, bench.attributes, bench.rules;
 SQL
+timed "  attributes, trigger" sql -d base -c "INSERT INTO peer.profiles SELECT user_id, attributes FROM bench.attributes"
+timed "  history, bare table" sql -d base -c "CALL bench.feed('bare.events', 10000, 1, $BENCH_HISTORY)"
+timed "  history, trigger without rules" sql -d base -c "CALL bench.feed('peer.events', 10000, 1, $BENCH_HISTORY)"
 
-say "setting up"
-timed "  attributes, trigger" sql -c "INSERT INTO peer.profiles SELECT user_id, attributes FROM bench.attributes"
-timed "  attributes, audience_manager" sql -c "CALL bench.set_attributes()"
-for contestant in bare peer audience; do
-	timed "  history, $contestant" sql -c "CALL bench.feed('$contestant.events', 10000, 1, $BENCH_HISTORY)"
-done
-
-NEXT=$((BENCH_HISTORY + 1))
 for size in $BENCH_SIZES; do
-	timed "  $size rules, trigger" sql -c "CALL peer.use_rules($size)"
-	timed "  $size segments, audience_manager" sql -c "CALL bench.use_segments($size, $((NEXT - 1)))"
-	sql -c "VACUUM ANALYZE" -c "CHECKPOINT"
+	database=segments_$size
+	sql -c "CREATE DATABASE $database TEMPLATE base"
+	timed "  $size rules, trigger" sql -d "$database" -c "CALL peer.use_rules($size)"
+	timed "  $size segments, audience_manager" sql -d "$database" -c "CALL bench.use_segments($size)"
+	timed "  attributes, audience_manager" sql -d "$database" -c "CALL bench.set_attributes()"
+	timed "  history, audience_manager" sql -d "$database" -c "CALL bench.feed('audience.events', 10000, 1, $BENCH_HISTORY)"
+	sql -d "$database" -c "VACUUM ANALYZE" -c "CHECKPOINT"
+	first=$((BENCH_HISTORY + 1))
 	for ((run = 1; run <= BENCH_RUNS; run++)); do
-		LAST=$((NEXT + BENCH_SLICE - 1))
-		sql -c "CALL bench.run('bare table', $size, 'bare.events', NULL, $BATCH, $NEXT, $LAST)" \
-			-c "CALL bench.run('trigger', $size, 'peer.events', 'peer.changes', $BATCH, $NEXT, $LAST)" \
-			-c "CALL bench.run('audience_manager', $size, 'audience.events', 'audience.transitions', $BATCH, $NEXT, $LAST)"
-		NEXT=$((LAST + 1))
+		last=$((first + BENCH_SLICE - 1))
+		for contestant in "bare table|bare.events|" "trigger|peer.events|peer.changes" \
+			"audience_manager|audience.events|audience.transitions"; do
+			IFS='|' read -r name target history <<<"$contestant"
+			sql -d "$database" -c "CALL bench.run('$name', $size, '$target', nullif('$history', ''), $BATCH, $first, $last)"
+		done
+		first=$((last + 1))
 	done
+	sql -d "$database" -c "COPY bench.result TO STDOUT" | sql -c "COPY bench.result FROM STDIN"
 	if [ "$size" -eq 10 ]; then
-		PROBLEMS=$(sql -c "SELECT count(*) FROM audience.verify()")
-		say "  audience.verify(): $PROBLEMS differences; the trigger's check: $(sql -c 'SELECT count(*) FROM peer.check()')"
-		[ "$PROBLEMS" -eq 0 ] || die "audience.verify() found differences: $(sql -c 'SELECT * FROM audience.verify() LIMIT 5')"
+		problems=$(sql -d "$database" -c "SELECT count(*) FROM audience.verify()")
+		say "  audience.verify(): $problems differences; the trigger's check: $(sql -d "$database" -c 'SELECT count(*) FROM peer.check()')"
+		[ "$problems" -eq 0 ] || die "audience.verify() found differences"
 	fi
+	[ "$size" = "${BENCH_SIZES##* }" ] || sql -c "DROP DATABASE $database"
 done
 
 say ""
@@ -144,7 +146,7 @@ SQL
 
 say ""
 say "one rule over $BENCH_ROWS documents, no index; medians of $BENCH_RUNS runs"
-sql -v rows="$BENCH_ROWS" -v users="$BENCH_USERS" -v runs="$BENCH_RUNS" <<'SQL'
+sql -d "$database" -v rows="$BENCH_ROWS" -v users="$BENCH_USERS" -v runs="$BENCH_RUNS" <<'SQL'
 CREATE UNLOGGED TABLE bench.documents AS
 SELECT p.doc FROM generate_series(1, :rows / :users + 1) copy, peer.profiles p LIMIT :rows;
 VACUUM ANALYZE bench.documents;

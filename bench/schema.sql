@@ -4,7 +4,7 @@
 -- All contestants take the same rows into an event table of the same shape:
 -- bare.events (nothing on it), peer.events (peer.sql) and audience.events.
 --
-CREATE SCHEMA bench;
+\ir result.sql
 CREATE SCHEMA bare;
 
 CREATE UNLOGGED TABLE bench.stage (
@@ -20,17 +20,6 @@ CREATE UNLOGGED TABLE bench.stage (
 CREATE UNLOGGED TABLE bench.attributes (user_id text PRIMARY KEY, attributes jsonb NOT NULL);
 
 CREATE UNLOGGED TABLE bench.rules (n int PRIMARY KEY, rule text NOT NULL, path jsonpath NOT NULL);
-
-CREATE UNLOGGED TABLE bench.result (
-	at timestamptz NOT NULL DEFAULT clock_timestamp(),
-	contestant text NOT NULL,
-	segments int NOT NULL,
-	events bigint NOT NULL,
-	seconds float8 NOT NULL,
-	cpu float8 NOT NULL,
-	wal numeric NOT NULL,
-	changes bigint NOT NULL
-);
 
 CREATE TABLE bare.events (
 	user_id text NOT NULL,
@@ -75,7 +64,7 @@ BEGIN
 END $$;
 
 -- The same, measured; changes are the rows that it adds to the history named.
-CREATE PROCEDURE bench.run(contestant text, segments int, target regclass, history regclass,
+CREATE PROCEDURE bench.run(contestant text, segments int, target regclass, history text,
 						   batch int, first bigint, last bigint) LANGUAGE plpgsql AS $$
 DECLARE
 	started timestamptz;

@@ -107,7 +107,6 @@ typedef struct AudBatch
 extern AudBatch *aud_batch_begin(const AudDefinitions *defs, const char *reason);
 extern void aud_batch_end(AudBatch *batch);
 extern AudUser *aud_batch_add(AudBatch *batch, const char *id, int id_len);
-extern void aud_batch_create(AudBatch *batch);
 extern void aud_batch_lock(AudBatch *batch, bool create);
 extern void aud_batch_read(AudBatch *batch);
 extern void aud_batch_set_row(AudBatch *batch, AudUser *user, HeapTuple tuple, TupleDesc tupdesc);

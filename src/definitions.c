@@ -32,6 +32,7 @@ PG_FUNCTION_INFO_V1(aud_definitions_changed);
 
 static AudDefinitions *loaded = NULL;
 static bool loaded_is_stale = false;
+static bool loaded_in_parallel = false;	/* with an older snapshot, perhaps */
 static Oid	segments_oid = InvalidOid;
 
 typedef struct IdEntry
@@ -228,7 +229,8 @@ load_all(void)
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	PushActiveSnapshot(GetLatestSnapshot());
+	/* a parallel operation has but one snapshot */
+	PushActiveSnapshot(IsInParallelMode() ? GetActiveSnapshot() : GetLatestSnapshot());
 	load("SELECT version FROM audience.definition_version");
 	if (SPI_processed != 1)
 		elog(ERROR, "table audience.definition_version must hold one row");
@@ -264,13 +266,15 @@ aud_definitions_get(void)
 		CacheRegisterRelcacheCallback(relcache_callback, (Datum) 0);
 		registered = true;
 	}
-	if (loaded == NULL || loaded_is_stale)
+	if (loaded == NULL || loaded_is_stale ||
+		(loaded_in_parallel && !IsInParallelMode()))
 	{
 		AudDefinitions *defs;
 
 		/* an invalidation that arrives while loading must not be lost */
 		segments_oid = aud_definitions_table("segments");
 		loaded_is_stale = false;
+		loaded_in_parallel = IsInParallelMode();
 		PG_TRY();
 		{
 			defs = load_all();

@@ -1,14 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * events_guard.c
- *	  Events are append-only: the trigger that says so, and the two functions
- *	  that it lets through.
+ *	  Events are append-only: the trigger that says so, and the functions that
+ *	  it lets through.
  *
  * Privileges alone would not do: they bind neither the owner nor superusers,
  * and an event that goes behind the engine's back leaves every state that
  * counted it wrong.  A user's events go as a whole or not at all: to nowhere
  * (profile_erase) or to another user (profile_merge), and the callers of the
- * two functions here put the states right.
+ * functions here put the states right.
  *
  * What the engine is doing is kept in a variable of the session, set for the
  * length of one call and put back whichever way that ends.
@@ -27,6 +27,7 @@
 
 PG_FUNCTION_INFO_V1(aud_events_guard);
 PG_FUNCTION_INFO_V1(aud_events_delete);
+PG_FUNCTION_INFO_V1(aud_events_copy);
 PG_FUNCTION_INFO_V1(aud_events_move);
 
 typedef enum Doing
@@ -130,61 +131,69 @@ copy_events(Datum from_user, Datum into_user)
 }
 
 /*
+ * Runs what one of the functions below asks for, with the guard open to it;
+ * how many events were removed or, when they are moved or copied, were new.
+ */
+static int64
+run(Doing what, Datum from_user, Datum into_user, bool remove)
+{
+	volatile int64 count = 0;
+	Doing		before = doing;
+	int			nestlevel;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	nestlevel = aud_store_begin();
+	PG_TRY();
+	{
+		doing = what;
+		if (what == DOING_MOVE)
+			count = copy_events(from_user, into_user);
+		if (remove)
+		{
+			int64		removed = delete_events(from_user);
+
+			if (what == DOING_DELETE)
+				count = removed;
+		}
+	}
+	PG_FINALLY();
+	{
+		doing = before;
+	}
+	PG_END_TRY();
+	aud_store_end(nestlevel);
+	SPI_finish();
+	return count;
+}
+
+/*
  * events_delete(user_id text) → bigint: removes a user's events, how many.
  * The caller holds the user's profile.
  */
 Datum
 aud_events_delete(PG_FUNCTION_ARGS)
 {
-	volatile int64 count = 0;
-	Doing		before = doing;
-	int			nestlevel;
+	PG_RETURN_INT64(run(DOING_DELETE, PG_GETARG_DATUM(0), (Datum) 0, true));
+}
 
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	nestlevel = aud_store_begin();
-	PG_TRY();
-	{
-		doing = DOING_DELETE;
-		count = delete_events(PG_GETARG_DATUM(0));
-	}
-	PG_FINALLY();
-	{
-		doing = before;
-	}
-	PG_END_TRY();
-	aud_store_end(nestlevel);
-	SPI_finish();
-	PG_RETURN_INT64(count);
+/*
+ * events_copy(from_user text, into_user text) → bigint: as events_move, but
+ * the events stay where they were too.  The caller need not hold the profiles.
+ */
+Datum
+aud_events_copy(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(run(DOING_MOVE, PG_GETARG_DATUM(0), PG_GETARG_DATUM(1), false));
 }
 
 /*
  * events_move(from_user text, into_user text) → bigint: gives one user's
  * events to another, equal ones once; how many were new there.  Nothing is
- * evaluated.
+ * evaluated.  The caller holds both profiles.
  */
 Datum
 aud_events_move(PG_FUNCTION_ARGS)
 {
-	volatile int64 count = 0;
-	Doing		before = doing;
-	int			nestlevel;
-
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	nestlevel = aud_store_begin();
-	PG_TRY();
-	{
-		doing = DOING_MOVE;
-		count = copy_events(PG_GETARG_DATUM(0), PG_GETARG_DATUM(1));
-		delete_events(PG_GETARG_DATUM(0));
-	}
-	PG_FINALLY();
-	{
-		doing = before;
-	}
-	PG_END_TRY();
-	aud_store_end(nestlevel);
-	SPI_finish();
-	PG_RETURN_INT64(count);
+	PG_RETURN_INT64(run(DOING_MOVE, PG_GETARG_DATUM(0), PG_GETARG_DATUM(1), true));
 }

@@ -179,8 +179,8 @@ sorted_texts(ArrayType *array, int *n)
 
 /*
  * rebuild(user_ids text[], reason text) → bigint: makes the states of these
- * users anew from the events, and their memberships from the rules; how many
- * there are.
+ * users anew from the events, and their memberships from the rules, making the
+ * profiles that are missing; how many users.
  */
 Datum
 aud_rebuild(PG_FUNCTION_ARGS)
@@ -204,13 +204,13 @@ aud_rebuild(PG_FUNCTION_ARGS)
 			aud_batch_add(batch, ids[i], strlen(ids[i]));
 		batch->fill_all = true;
 		batch->fill_reason = reason;
-		aud_batch_lock(batch, false);
+		aud_batch_lock(batch, true);
 		for (int u = 0; u < batch->nusers; u++)
 		{
 			batch->users[u].rebuild = true;
 			batch->users[u].is_new = false;
-			count += batch->users[u].exists;
 		}
+		count += batch->nusers;
 		aud_batch_read_members(batch);
 		aud_batch_advance(batch);
 		aud_batch_decide(batch);

@@ -10,7 +10,7 @@
  *
  * A statement of more than SORT_EVENTS events is sorted by tuplesort, which
  * spills to disk, and run in several batches: users are then met in C order
- * of their ids across all of them, so that locks are taken in one order, and
+ * of their ids across all of them, so that they are locked in one order, and
  * each user is in one batch only, so that its transitions are the statement's
  * net ones.
  *
@@ -270,40 +270,36 @@ sort_all(EventSource *source, Tuplestorestate *store)
 	bool		nulls_first[3] = {false, false, false};
 	MemoryContext row_mcxt = AllocSetContextCreate(CurrentMemoryContext,
 												   "audience row", ALLOCSET_DEFAULT_SIZES);
-	MemoryContext old;
 
 	source->sort = tuplesort_begin_heap(source->slot->tts_tupleDescriptor, 3, keys,
 										operators, collations, nulls_first,
-										work_mem, NULL, TUPLESORT_RANDOMACCESS);
-	old = MemoryContextSwitchTo(row_mcxt);
+										work_mem, NULL, TUPLESORT_NONE);
 	while (tuplestore_gettupleslot(store, true, false, source->slot))
 	{
 		NewEvent	new;
+		MemoryContext old;
 
 		CHECK_FOR_INTERRUPTS();
 		if (!is_live(source, source->slot))
 			continue;
+		old = MemoryContextSwitchTo(row_mcxt);
 		read_event(source, source->slot, &new);
 		check_event(&new, &source->clock);
-		tuplesort_puttupleslot(source->sort, source->slot);
+		MemoryContextSwitchTo(old);
 		MemoryContextReset(row_mcxt);
+		tuplesort_puttupleslot(source->sort, source->slot);
 	}
-	MemoryContextSwitchTo(old);
 	MemoryContextDelete(row_mcxt);
 	tuplesort_performsort(source->sort);
 }
 
-/* Back to the first event. */
+/* To the first event. */
 static void
-rewind_source(EventSource *source)
+start_source(EventSource *source)
 {
-	source->at = 0;
 	if (source->sort != NULL)
-	{
-		tuplesort_rescan(source->sort);
 		source->has_pending = tuplesort_gettupleslot(source->sort, true, false,
 													 source->slot, NULL);
-	}
 }
 
 /* The next event, copied into the current context; false: no more. */
@@ -336,11 +332,10 @@ advance(EventSource *source)
 
 /*
  * Fills a batch with the next users and their events, whole users only, until
- * it has BATCH_EVENTS of them.  False: nothing is left.  With users_only, the
- * events are passed over.
+ * it has BATCH_EVENTS of them.  False: nothing is left.
  */
 static bool
-next_batch(EventSource *source, AudBatch *batch, bool users_only)
+next_batch(EventSource *source, AudBatch *batch)
 {
 	MemoryContext old = MemoryContextSwitchTo(batch->mcxt);
 	int			max_events = 256;
@@ -370,11 +365,6 @@ next_batch(EventSource *source, AudBatch *batch, bool users_only)
 		events[nevents++] = new.event;
 		user->nevents = nevents - first;
 		advance(source);
-		if (users_only)
-		{
-			pfree(unconstify(char *, new.user_id));
-			pfree(new.event.properties);
-		}
 	}
 	/* the array does not move any more */
 	for (int i = 0, at = 0; i < batch->nusers; i++)
@@ -382,28 +372,9 @@ next_batch(EventSource *source, AudBatch *batch, bool users_only)
 		batch->users[i].events = &events[at];
 		at += batch->users[i].nevents;
 	}
-	if (!users_only)
-		aud_stats_count(AUD_COUNT_EVENTS, nevents);
+	aud_stats_count(AUD_COUNT_EVENTS, nevents);
 	MemoryContextSwitchTo(old);
 	return batch->nusers > 0;
-}
-
-/* Makes the profiles of all users of a source that takes several batches. */
-static void
-create_all(EventSource *source, const AudDefinitions *defs)
-{
-	bool		more = true;
-
-	rewind_source(source);
-	while (more)
-	{
-		AudBatch   *batch = aud_batch_begin(defs, "rule_evaluation");
-
-		more = next_batch(source, batch, true);
-		if (more)
-			aud_batch_create(batch);
-		aud_batch_end(batch);
-	}
 }
 
 /* Runs the events of a source through the engine. */
@@ -413,15 +384,13 @@ run(EventSource *source)
 	const AudDefinitions *defs = aud_definitions_get_shared();
 	bool		more = true;
 
-	if (source->sort != NULL)
-		create_all(source, defs);
-	rewind_source(source);
+	start_source(source);
 	aud_stats_count(AUD_COUNT_STATEMENTS, 1);
 	while (more)
 	{
 		AudBatch   *batch = aud_batch_begin(defs, "rule_evaluation");
 
-		more = next_batch(source, batch, false);
+		more = next_batch(source, batch);
 		if (more)
 		{
 			aud_batch_lock(batch, true);

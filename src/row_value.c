@@ -24,6 +24,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/typcache.h"
@@ -31,8 +32,12 @@
 #include "eval.h"
 #include "row_value.h"
 
-/* floats that are whole and below this are exact as int64 */
-#define WHOLE_FLOAT_LIMIT	1e15
+/*
+ * A whole float below this is its own shortest text: its neighbours are at
+ * most 1 away.
+ */
+#define WHOLE_FLOAT4_LIMIT	16777216.0	/* 2^24 */
+#define WHOLE_FLOAT8_LIMIT	9007199254740992.0	/* 2^53 */
 
 struct AudConverter
 {
@@ -135,16 +140,30 @@ set_timestamp(JsonbValue *result, TimestampTz t)
 	set_text(result, text.data, text.len);
 }
 
-/* *result becomes a float, by a short cut where it is a whole number. */
+/*
+ * *result becomes a float: a number by its shortest text, as in to_jsonb(),
+ * or that text where it is not finite.
+ */
 static void
-set_float(AudConverter *converter, JsonbValue *result, Datum datum,
-		  double value)
+set_float(JsonbValue *result, PGFunction output, Datum datum, double value,
+		  double whole_limit)
 {
-	if (fabs(value) < WHOLE_FLOAT_LIMIT && value == rint(value))
+	char	   *text;
+
+	if (fabs(value) < whole_limit && value == rint(value))
+	{
 		set_numeric(result, int64_to_numeric((int64) value));
+		return;
+	}
+	text = DatumGetCString(DirectFunctionCall1(output, datum));
+	if (isfinite(value))
+		set_numeric(result,
+					DatumGetNumeric(DirectFunctionCall3(numeric_in,
+														CStringGetDatum(text),
+														ObjectIdGetDatum(InvalidOid),
+														Int32GetDatum(-1))));
 	else
-		set_jsonb(result, DatumGetJsonbP(FunctionCall1(&converter->to_jsonb,
-													   datum)));
+		set_text(result, text, strlen(text));
 }
 
 /* Pushes a datum, which may be null, onto *state. */
@@ -303,10 +322,12 @@ aud_converter_run(AudConverter *converter, Datum datum, JsonbValue *result)
 				return;
 			}
 		case FLOAT4OID:
-			set_float(converter, result, datum, DatumGetFloat4(datum));
+			set_float(result, float4out, datum, DatumGetFloat4(datum),
+					  WHOLE_FLOAT4_LIMIT);
 			return;
 		case FLOAT8OID:
-			set_float(converter, result, datum, DatumGetFloat8(datum));
+			set_float(result, float8out, datum, DatumGetFloat8(datum),
+					  WHOLE_FLOAT8_LIMIT);
 			return;
 		case TEXTOID:
 		case VARCHAROID:

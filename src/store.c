@@ -16,9 +16,8 @@
  * A locked profile stays where it is until it is updated, so it is updated by
  * its place (ctid), which saves a second descent of the index.
  *
- * Locks are taken in C order of the users' ids: new profiles are inserted in
- * that order, then all are locked in that order.  See docs/design.md for why
- * this cannot deadlock, and the other way round can.
+ * Users are locked, or made, in C order of their ids, one after the other (see
+ * batch.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -51,10 +50,10 @@ static const StatementText texts[AUD_NSTATEMENTS] = {
 		"SELECT p.user_id FROM audience.profiles p WHERE p.user_id = ANY($1) ORDER BY p.user_id",
 		true, 1, {TEXTARRAYOID}
 	},
-	[AUD_CREATE_PROFILES] = {
-		"INSERT INTO audience.profiles (user_id, evaluated_at) "
+	[AUD_ACQUIRE_PROFILES] = {
+		"INSERT INTO audience.profiles AS p (user_id, evaluated_at) "
 		"SELECT u.user_id, $2 FROM unnest($1) u (user_id) ORDER BY u.user_id COLLATE \"C\" "
-		"ON CONFLICT DO NOTHING RETURNING user_id",
+		"ON CONFLICT (user_id) DO UPDATE SET updated_at = p.updated_at WHERE false",
 		true, 2, {TEXTARRAYOID, TIMESTAMPTZOID}
 	},
 	[AUD_LOCK_PROFILES] = {

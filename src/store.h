@@ -15,7 +15,7 @@
 typedef enum AudStatement
 {
 	AUD_FIND_PROFILES,			/* users -> those that have a profile */
-	AUD_CREATE_PROFILES,		/* users, instant */
+	AUD_ACQUIRE_PROFILES,		/* users, instant: each locked, or made, in order */
 	AUD_LOCK_PROFILES,			/* users -> rows, locked in order */
 	AUD_READ_PROFILES,			/* users -> rows */
 	AUD_NEXT_PROFILES,			/* user, limit -> rows of those behind it, in order */

@@ -58,6 +58,12 @@ LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION audience.definitions_lock_shared() IS
 	'internal: keeps definitions from changing until the transaction ends';
 
+CREATE FUNCTION audience.profiles_go() RETURNS void
+AS 'MODULE_PATHNAME', 'aud_profiles_go'
+LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION audience.profiles_go() IS
+	'internal: to be called before profiles are locked to be removed, so that nobody counts on their being there';
+
 CREATE FUNCTION audience.fill(segments integer[], aggregates integer[], reason text, other_reason text) RETURNS void
 AS 'MODULE_PATHNAME', 'aud_fill'
 LANGUAGE C VOLATILE;
@@ -68,7 +74,7 @@ CREATE FUNCTION audience.rebuild(user_ids text[], reason text) RETURNS bigint
 AS 'MODULE_PATHNAME', 'aud_rebuild'
 LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION audience.rebuild(text[], text) IS
-	'internal: makes these users'' states and memberships anew; how many have a profile';
+	'internal: makes these users'' states and memberships anew, and the profiles that are missing; how many users';
 
 CREATE FUNCTION audience.set_attributes(user_ids text[], patches jsonb[]) RETURNS void
 AS 'MODULE_PATHNAME', 'aud_set_attributes'

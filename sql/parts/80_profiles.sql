@@ -121,6 +121,7 @@ BEGIN
 		RAISE EXCEPTION 'user id must not be null' USING ERRCODE = '22023';
 	END IF;
 	PERFORM audience.definitions_lock_shared();
+	PERFORM audience.profiles_go();
 	PERFORM FROM audience.profiles p WHERE p.user_id = profile_erase.user_id FOR UPDATE;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'user "%" does not exist', profile_erase.user_id USING ERRCODE = '42704';
@@ -144,6 +145,12 @@ LANGUAGE C STABLE;
 COMMENT ON FUNCTION audience.state_unite(bytea, bytea) IS
 	'internal: the first of two profiles'' states with the static segments of both';
 
+CREATE FUNCTION audience.events_copy(from_user text, into_user text) RETURNS bigint
+AS 'MODULE_PATHNAME', 'aud_events_copy'
+LANGUAGE C VOLATILE STRICT SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.events_copy(text, text) IS
+	'internal: gives a user copies of another''s events, equal ones once, without evaluation; how many were new';
+
 CREATE FUNCTION audience.profile_merge(from_user text, into_user text) RETURNS void
 AS $$
 #variable_conflict use_column
@@ -160,27 +167,45 @@ BEGIN
 		RAISE EXCEPTION 'cannot merge user "%" into itself', from_user USING ERRCODE = '22023';
 	END IF;
 	PERFORM audience.definitions_lock_shared();
+	PERFORM audience.profiles_go();
 
-	-- before any profile is locked: whoever is just ingesting one of these
-	-- events is waited for here, and waits for profiles afterwards
-	PERFORM audience.events_move(from_user, into_user);
-	FOR profile IN
-		SELECT p.* FROM audience.profiles p WHERE p.user_id IN (from_user, into_user)
-		ORDER BY p.user_id FOR UPDATE
+	-- Events are copied before profiles are locked: whoever is just ingesting
+	-- one of them is waited for, and waits for the profiles afterwards.  If more
+	-- came before the profiles were locked, all that is undone, locks included.
 	LOOP
-		IF profile.user_id = from_user THEN
-			source := profile;
-		ELSE
-			target := profile;
-		END IF;
+		BEGIN
+			PERFORM audience.events_copy(from_user, into_user);
+			FOR profile IN
+				SELECT p.* FROM audience.profiles p WHERE p.user_id IN (from_user, into_user)
+				ORDER BY p.user_id FOR UPDATE
+			LOOP
+				IF profile.user_id = from_user THEN
+					source := profile;
+				ELSE
+					target := profile;
+				END IF;
+			END LOOP;
+			IF source.user_id IS NULL OR target.user_id IS NULL THEN
+				RAISE EXCEPTION 'user "%" does not exist',
+					CASE WHEN source.user_id IS NULL THEN from_user ELSE into_user END
+					USING ERRCODE = '42704';
+			END IF;
+			EXIT WHEN NOT EXISTS (
+				SELECT FROM audience.events e WHERE e.user_id = from_user
+					AND NOT EXISTS (
+						SELECT FROM audience.events i
+						WHERE i.user_id = into_user AND i.occurred_at = e.occurred_at AND i.event_id = e.event_id));
+			RAISE EXCEPTION 'events came in between' USING ERRCODE = '40001';
+		EXCEPTION WHEN serialization_failure THEN
+			-- under a snapshot for the whole transaction there is no second try
+			IF current_setting('transaction_isolation') <> 'read committed' THEN
+				RAISE;
+			END IF;
+			source := NULL;
+			target := NULL;
+		END;
 	END LOOP;
-	IF source.user_id IS NULL OR target.user_id IS NULL THEN
-		RAISE EXCEPTION 'user "%" does not exist',
-			CASE WHEN source.user_id IS NULL THEN from_user ELSE into_user END
-			USING ERRCODE = '42704';
-	END IF;
-	-- those that came in between
-	PERFORM audience.events_move(from_user, into_user);
+	PERFORM audience.events_delete(from_user);
 
 	-- a user's clock never runs back
 	IF coalesce(current_setting('audience.now', true), '') = '' THEN
@@ -210,30 +235,31 @@ COMMENT ON FUNCTION audience.profile_merge(text, text) IS
 CREATE FUNCTION audience.profile_rebuild(user_ids text[] DEFAULT NULL) RETURNS bigint
 AS $$
 DECLARE
+	-- users whose events were stored but not evaluated may have no profile
+	without_profile text[];
 	chunk text[];
 	last text := '';
 	count bigint := 0;
 BEGIN
 	PERFORM audience.definitions_lock_shared();
-	-- users whose events were stored but not evaluated may have no profile
 	IF profile_rebuild.user_ids IS NOT NULL THEN
-		INSERT INTO audience.profiles (user_id, evaluated_at)
-		SELECT DISTINCT u.user_id COLLATE "C", audience.now() FROM unnest(profile_rebuild.user_ids) u (user_id)
-		WHERE EXISTS (SELECT FROM audience.events e WHERE e.user_id = u.user_id)
-			AND NOT EXISTS (SELECT FROM audience.profiles p WHERE p.user_id = u.user_id)
-		ORDER BY 1
-		ON CONFLICT DO NOTHING;
-		RETURN audience.rebuild(profile_rebuild.user_ids, 'refresh');
+		RETURN audience.rebuild(ARRAY(
+			SELECT u.user_id FROM unnest(profile_rebuild.user_ids) u (user_id)
+			WHERE EXISTS (SELECT FROM audience.events e WHERE e.user_id = u.user_id)
+				OR EXISTS (SELECT FROM audience.profiles p WHERE p.user_id = u.user_id)), 'refresh');
 	END IF;
-	INSERT INTO audience.profiles (user_id, evaluated_at)
-	SELECT DISTINCT e.user_id, audience.now() FROM audience.events e
-	WHERE NOT EXISTS (SELECT FROM audience.profiles p WHERE p.user_id = e.user_id)
-	ORDER BY 1
-	ON CONFLICT DO NOTHING;
+	without_profile := ARRAY(
+		SELECT DISTINCT e.user_id FROM audience.events e
+		WHERE NOT EXISTS (SELECT FROM audience.profiles p WHERE p.user_id = e.user_id));
 	LOOP
 		SELECT array_agg(n.user_id ORDER BY n.user_id) INTO chunk
 		FROM (
-			SELECT p.user_id FROM audience.profiles p WHERE p.user_id > last ORDER BY p.user_id LIMIT 50000
+			SELECT u.user_id FROM (
+				SELECT p.user_id FROM audience.profiles p WHERE p.user_id > last
+				UNION ALL
+				SELECT w.user_id COLLATE "C" FROM unnest(without_profile) w (user_id)
+				WHERE w.user_id COLLATE "C" > last
+			) u ORDER BY u.user_id LIMIT 50000
 		) n;
 		EXIT WHEN chunk IS NULL;
 		count := count + audience.rebuild(chunk, 'refresh');

@@ -1,9 +1,10 @@
 -- verify(): everything recomputed from the events, by SQL.
 --
 -- The engine folds events into states and evaluates compiled programs; here
--- an aggregate is a GROUP BY over the events, a sequence a chain of EXISTS,
--- and a rule an SQL condition, so that the two can disagree.  All of it becomes
--- one generated statement, run over one range of user ids after the other.
+-- an aggregate is a GROUP BY over the events, a sequence a chain of window
+-- functions, and a rule an SQL condition, so that the two can disagree.  All of
+-- it becomes one generated statement, run over one range of user ids after the
+-- other.
 --
 -- What the generated parts see of a user: user_id, attributes, vals (values of
 -- all aggregates by number), held (the segments the user must be in, as far
@@ -184,9 +185,13 @@ $$ LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION audience.verify_aggregate(integer, audience.rule) IS
 	'internal, for verify: the query for an aggregate''s values';
 
--- Each step is a CTE of the events that it can end with.  Column n is an
--- event's place in the user's history, mI whether step I speaks of it, and cI,
--- of an absent step, how many such events there are up to it.
+-- CTE h holds the events that any step speaks of: column n is an event's place
+-- among them, mI whether step I speaks of it, and cI, of an absent step, how
+-- many such events there are up to it.  Each present step adds rI: can the
+-- steps up to it be fitted so that it is this event?  That takes an earlier
+-- event that the steps before can end with.  The latest of these, at tI, is
+-- the nearest, and has the fewest events of the absent steps between (dI such
+-- events up to it), so that if any fits, it does.
 CREATE FUNCTION audience.verify_sequence(number integer, definition audience.rule) RETURNS text
 AS $$
 DECLARE
@@ -195,42 +200,56 @@ DECLARE
 	count integer := jsonb_array_length(steps);
 	step jsonb;
 	marks text := '';
+	any_mark text;
 	counts text := '';
-	ctes text := '';
-	last integer;				-- the present step before
+	befores text;
 	condition text;
-	final text := 'true';
+	ctes text := '';
+	source text := 'h';
+	last integer;				-- the present step before
+	ending text := '';
 BEGIN
 	FOR i IN 0 .. count - 1 LOOP
 		step := steps -> i;
 		marks := marks || format(', %s AS m%s', audience.verify_events(step), i);
+		any_mark := concat_ws(' OR ', any_mark, 'm' || i);
 		IF step ? 'absent' THEN
 			counts := counts || format(', count(*) FILTER (WHERE m%s) OVER own AS c%s', i, i);
 			CONTINUE;
 		END IF;
 		condition := format('m%s AND %s', i, audience.verify_window(node));
 		IF last IS NOT NULL THEN
-			condition := condition || format(' AND EXISTS (SELECT FROM s%s r WHERE r.user_id = h.user_id AND r.n < h.n', last);
+			befores := format('max(occurred_at) FILTER (WHERE r%s) OVER before AS t%s', last, i);
+			condition := condition || format(' AND t%s IS NOT NULL', i);
 			IF step ? 'within' THEN
-				condition := condition || format(' AND h.occurred_at - r.occurred_at <= %L::interval', step ->> 'within');
+				condition := condition || format(' AND occurred_at - t%s <= %L::interval', i, step ->> 'within');
 			END IF;
 			FOR absent IN last + 1 .. i - 1 LOOP
-				condition := condition || format(' AND h.c%s - h.m%s::int = r.c%s', absent, absent, absent);
+				befores := befores || format(', max(c%s) FILTER (WHERE r%s) OVER before AS d%s', absent, last, absent);
+				condition := condition || format(' AND c%s - m%s::int = d%s', absent, absent, absent);
 			END LOOP;
-			condition := condition || ')';
+			ctes := ctes || format(', p%s AS (SELECT *, %s FROM %s WINDOW before AS (PARTITION BY user_id ORDER BY n ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING))',
+				i, befores, source);
+			source := 'p' || i;
 		END IF;
-		ctes := ctes || format(', s%s AS (SELECT * FROM h WHERE %s)', i, condition);
+		ctes := ctes || format(', s%s AS (SELECT *, %s AS r%s FROM %s)', i, condition, i, source);
+		source := 's' || i;
 		last := i;
 	END LOOP;
 	IF last < count - 1 THEN
-		final := format('s.at - s.occurred_at > %L::interval AND NOT EXISTS (SELECT FROM h x WHERE x.user_id = s.user_id AND x.m%s AND x.occurred_at > s.occurred_at AND x.occurred_at - s.occurred_at <= %L::interval)',
-			step ->> 'within', count - 1, step ->> 'within');
+		-- the next such event later than this one, not of the same instant
+		ctes := ctes || format(', e AS (SELECT *, min(occurred_at) FILTER (WHERE m%s) OVER later AS next FROM %s '
+			'WINDOW later AS (PARTITION BY user_id ORDER BY occurred_at GROUPS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING))',
+			count - 1, source);
+		source := 'e';
+		ending := format(' AND at - occurred_at > %L::interval AND (next - occurred_at <= %L::interval) IS NOT TRUE',
+			step ->> 'within', step ->> 'within');
 	END IF;
 	RETURN format('SELECT user_id, %s AS number, ''true''::jsonb AS value FROM ('
 		'WITH marked AS (SELECT user_id, occurred_at, event_id, at%s FROM history), '
-		'h AS MATERIALIZED (SELECT *, row_number() OVER own AS n%s FROM marked WINDOW own AS (PARTITION BY user_id ORDER BY occurred_at, event_id))'
-		'%s SELECT DISTINCT s.user_id FROM s%s s WHERE %s) q',
-		number, marks, counts, ctes, last, final);
+		'h AS (SELECT *, row_number() OVER own AS n%s FROM marked WHERE %s WINDOW own AS (PARTITION BY user_id ORDER BY occurred_at, event_id))'
+		'%s SELECT DISTINCT user_id FROM %s WHERE r%s%s) q',
+		number, marks, counts, any_mark, ctes, source, last, ending);
 END
 $$ LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION audience.verify_sequence(integer, audience.rule) IS
@@ -380,7 +399,7 @@ SELECT 'orphan', user_id, id,
 FROM member WHERE id IS NULL OR NOT has_profile
 UNION ALL
 SELECT 'transition', user_id, id, format('number %%s, "%%s", follows %%s', seq, action,
-	coalesce(format('"%%s"', before), 'none'))
+	coalesce('"' || before || '"', 'none'))
 FROM transition WHERE action = coalesce(before, 'removed')
 UNION ALL
 SELECT 'transition', coalesce(t.user_id, m.user_id), coalesce(t.id, m.id),

@@ -18,7 +18,9 @@ DECLARE
 		'segment_get', 'segment_members', 'segment_count', 'segment_preview', 'segment_diff',
 		'segment_members_at', 'segment_explain', 'segment_dependents', 'segment_id',
 		'rule_explain', 'rule_score', 'profile_get', 'user_segments',
-		'profile_match', 'match_profile'];
+		'profile_match', 'match_profile',
+		-- a view's functions run as whoever reads the view
+		'engine_statistics'];
 	writers constant text[] := ARRAY['event_ingest', 'events_ingest', 'profile_set', 'profiles_set'];
 BEGIN
 	IF grant_access.level IS NULL OR grant_access.level NOT IN ('ingest', 'read', 'admin') THEN

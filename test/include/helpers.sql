@@ -21,7 +21,11 @@ DECLARE
 	detail text;
 	hint text;
 BEGIN
-	EXECUTE statement INTO result;
+	IF statement ~* '^(SELECT|.*RETURNING)' THEN
+		EXECUTE statement INTO result;
+	ELSE
+		EXECUTE statement;
+	END IF;
 	RETURN coalesce('ok: ' || result, 'ok');
 EXCEPTION WHEN OTHERS THEN
 	GET STACKED DIAGNOSTICS message = MESSAGE_TEXT,
@@ -30,7 +34,8 @@ EXCEPTION WHEN OTHERS THEN
 		|| coalesce(E'\n  DETAIL: ' || nullif(detail, ''), '')
 		|| coalesce(E'\n  HINT: ' || nullif(hint, ''), '');
 END $$;
--- the transitions since this was asked for the last time
+-- the transitions since this was asked for the last time; ids that were made up
+-- are not the same twice
 CREATE TEMPORARY TABLE seen (seq bigint);
 INSERT INTO seen VALUES (0);
 CREATE FUNCTION pg_temp.news() RETURNS SETOF text LANGUAGE sql AS $$
@@ -38,7 +43,8 @@ CREATE FUNCTION pg_temp.news() RETURNS SETOF text LANGUAGE sql AS $$
 		SELECT t.* FROM audience.transitions t, seen s WHERE t.seq > s.seq),
 	mark AS (
 		UPDATE seen SET seq = greatest(seq, (SELECT max(n.seq) FROM new n)))
-	SELECT concat_ws(' ', user_id, action, segment_id, reason, 'event', coalesce(event_id, '-'))
+	SELECT concat_ws(' ', user_id, action, segment_id, reason, 'event',
+		coalesce(regexp_replace(event_id, '^[0-9a-f-]{36}$', '(uuid)'), '-'))
 	FROM new ORDER BY user_id COLLATE "C", segment_id COLLATE "C", seq
 $$;
 \set ECHO all

@@ -69,7 +69,8 @@ SELECT pg_temp.try($$SELECT audience.events_ingest(NULL)$$);
 --
 -- rows
 --
-SELECT v, left(pg_temp.try('INSERT INTO audience.events (user_id, occurred_at, event_id, event_type, properties, context) VALUES (' || v || ')'), 300)
+-- (a failing row's DETAIL shows when it was received)
+SELECT v, regexp_replace(pg_temp.try('INSERT INTO audience.events (user_id, occurred_at, event_id, event_type, properties, context) VALUES (' || v || ')'), 'Failing row.*', 'Failing row')
 FROM unnest(ARRAY[
  $$NULL, '2026-02-01', 'r', 't', '{}', '{}'$$,
  $$'', '2026-02-01', 'r', 't', '{}', '{}'$$,
@@ -113,8 +114,6 @@ SELECT pg_temp.try($$SELECT audience.event_ingest('{"userId":"huge","eventType":
 SELECT pg_temp.try($$SELECT audience.event_ingest('{"userId":"huge","eventType":"purchase","eventId":"3","timestamp":"2026-02-01","properties":{"amount":1e-1000}}')$$);
 SELECT (audience.profile_get('huge')->>'totalSpent')::numeric = 1e-1000;
 SELECT pg_temp.try($$SELECT audience.event_ingest('{"userId":"huge","eventType":"purchase","eventId":"4","timestamp":"2026-02-01","properties":{"amount":1e131071}}')$$);
-SELECT pg_temp.try($$SELECT audience.event_ingest('{"userId":"huge","eventType":"purchase","eventId":"5","timestamp":"2026-02-01","properties":{"amount":9e131071}}')$$);
-SELECT pg_temp.try($$SELECT audience.event_ingest('{"userId":"huge","eventType":"purchase","eventId":"6","timestamp":"2026-02-01","properties":{"amount":9e131071}}')$$);
 SELECT audience.segment_members('huge');
 -- a regular expression that backtracks meets a long text
 SELECT audience.segment_create('regex', '{"event":"t","where":{"field":"s","operator":"regex","value":"^(a+)+\\1$"}}');

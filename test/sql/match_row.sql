@@ -54,6 +54,11 @@ SELECT * FROM pg_temp.matrix();
 SELECT key, p |= format('{"field":%s,"operator":"eq","value":%s}', to_json('"' || key || '"'), value)::rule AS equal
 FROM person p, jsonb_each(to_jsonb(p)) WHERE id = 9007199254740993 AND value <> 'null' AND key NOT IN ('seen', 'local', 'addr', 'addrs', 'times') ORDER BY key;
 
+-- floats of all sizes are what to_jsonb makes of them
+SELECT count(*) AS wrong
+FROM (SELECT (1 + i / 997.0) * s * 10 ^ e AS a, ((1 + i / 997.0) * s * 10 ^ (e / 2))::float4 AS b, trunc(i * 10 ^ (e / 3 + 7))::float4 AS c FROM generate_series(0, 60) i, generate_series(-30, 30) e, unnest(ARRAY[-1.0::float8, 1]) s) f
+WHERE NOT f |= format('{"all":[{"field":"a","operator":"eq","value":%s},{"field":"b","operator":"eq","value":%s},{"field":"c","operator":"eq","value":%s}]}', to_jsonb(a), to_jsonb(b), to_jsonb(c))::rule;
+
 -- rows of any kind
 SELECT ROW(1, 'x') |= 'f1 = 1 AND f2 = ''x''' AS anonymous;
 SELECT s |= 'a = 1 AND b = ''x''' AS subquery FROM (SELECT 1 AS a, 'x'::text AS b) s;

@@ -119,11 +119,11 @@ SELECT * FROM audience.verify();
 -- verify notices what was bent by force
 --
 BEGIN;
-DELETE FROM audience.memberships WHERE user_id = 'ann' AND segment_id = 'by_id';
+DELETE FROM audience.members WHERE user_id = 'ann' AND segment_number = (SELECT number FROM audience.segments WHERE id = 'by_id');
 SELECT problem, user_id, segment_id FROM audience.verify() ORDER BY 1, 2, 3;
 ROLLBACK;
 BEGIN;
-INSERT INTO audience.memberships (segment_id, user_id, entered_at, source) VALUES ('german', 'ann', now(), 'rule');
+INSERT INTO audience.members (segment_number, user_id, entered_at) SELECT number, 'ann', now() FROM audience.segments WHERE id = 'german';
 SELECT DISTINCT problem, user_id, segment_id FROM audience.verify() ORDER BY 1, 2, 3;
 ROLLBACK;
 BEGIN;

@@ -147,7 +147,8 @@ verify_empty($node, 'verify() after a crash', 'plain');
 is($node->safe_psql('custom', <<'SQL'), "0\n0", 'DROP EXTENSION leaves nothing, CREATE EXTENSION starts empty');
 SET client_min_messages = error;
 DROP EXTENSION audience_manager CASCADE;
-SELECT count(*) FROM pg_namespace WHERE nspname = 'audience';
+SELECT count(*) FROM pg_namespace n LEFT JOIN pg_class c ON c.relnamespace = n.oid LEFT JOIN pg_proc p ON p.pronamespace = n.oid LEFT JOIN pg_type t ON t.typnamespace = n.oid
+WHERE n.nspname = 'audience' AND (c.oid IS NOT NULL OR p.oid IS NOT NULL OR t.oid IS NOT NULL);
 CREATE EXTENSION audience_manager;
 SELECT count(*) FROM audience.events;
 SQL
