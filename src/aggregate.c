@@ -126,6 +126,21 @@ aud_aggregate_feeds(const AudAggregateDef *def, const char *type, int len)
 	return false;
 }
 
+/* Makes sure that an event's properties and context are there. */
+void
+aud_event_detoast(AudEvent *event)
+{
+	MemoryContext old;
+
+	if (event->properties != NULL)
+		return;
+	old = MemoryContextSwitchTo(event->mcxt);
+	event->properties = DatumGetJsonbP(event->stored_properties);
+	if (event->stored_context != (Datum) 0)
+		event->context = DatumGetJsonbP(event->stored_context);
+	MemoryContextSwitchTo(old);
+}
+
 /* The order of a user's events: time, then id in C collation (SPEC 2.5). */
 static int
 event_order(TimestampTz atime, const char *aid, int alen,
@@ -229,7 +244,7 @@ remove_distinct(AudAggregateState *state, Jsonb *value, int64 day)
  * property holds (NULL without a property), using *room.
  */
 static bool
-event_counts(const AudAggregateDef *def, const AudEvent *event,
+event_counts(const AudAggregateDef *def, AudEvent *event,
 			 const AudClock *clock, const JsonbValue **value, JsonbValue *room)
 {
 	AudEventDoc doc;
@@ -246,6 +261,7 @@ event_counts(const AudAggregateDef *def, const AudEvent *event,
 
 	if (def->where == NULL && def->property == NULL)
 		return true;
+	aud_event_detoast(event);
 	aud_event_doc_init(&doc, clock, event->type, event->type_len, event->time,
 					   event->id, event->id_len,
 					   event->properties, event->context);
@@ -278,6 +294,34 @@ own_value(const JsonbValue *value)
 	return JsonbValueToJsonb(&copy);
 }
 
+/* Sets *number to a numeric value, which it keeps a copy of if it must. */
+static void
+own_number(const JsonbValue *value, AudDecimal *number)
+{
+	aud_decimal_set_numeric(number, value->val.numeric);
+	if (number->big != NULL)
+		number->big = (Numeric) memcpy(palloc(VARSIZE(number->big)), number->big,
+									   VARSIZE(number->big));
+}
+
+/*
+ * Does the event count for a count or sum as of this clock, and with what
+ * amount?
+ */
+bool
+aud_aggregate_counts(const AudAggregateDef *def, AudEvent *event,
+					 const AudClock *clock, AudDecimal *amount)
+{
+	JsonbValue	room;
+	const JsonbValue *value;
+
+	if (!event_counts(def, event, clock, &value, &room))
+		return false;
+	if (def->state == AUD_STATE_SUM)
+		own_number(value, amount);
+	return true;
+}
+
 /* Makes the event the state's first or last, if it is. */
 static void
 fold_edge(const AudAggregateDef *def, AudAggregateState *state,
@@ -308,7 +352,7 @@ fold_edge(const AudAggregateDef *def, AudAggregateState *state,
  */
 void
 aud_aggregate_fold(const AudAggregateDef *def, AudAggregateState *state,
-				   const AudEvent *event, const AudClock *clock)
+				   AudEvent *event, const AudClock *clock)
 {
 	JsonbValue	room;
 	const JsonbValue *value;
@@ -323,15 +367,19 @@ aud_aggregate_fold(const AudAggregateDef *def, AudAggregateState *state,
 	switch (def->state)
 	{
 		case AUD_STATE_COUNT:
+			if (def->last != 0)
+				aud_queue_insert(state, event->time, NULL);
 			state->count++;
 			break;
 		case AUD_STATE_SUM:
+			own_number(value, &number);
+			if (def->last != 0)
+				aud_queue_insert(state, event->time, &number);
 			state->count++;
-			aud_decimal_set_numeric(&number, value->val.numeric);
 			aud_decimal_add(&state->sum, &number, false);
 			break;
 		case AUD_STATE_EXTREME:
-			aud_decimal_set_numeric(&number, value->val.numeric);
+			own_number(value, &number);
 			if (state->count == 0 ||
 				(def->kind == AUD_AGG_MIN ?
 				 aud_decimal_compare(&number, &state->sum) < 0 :
@@ -360,7 +408,7 @@ aud_aggregate_fold(const AudAggregateDef *def, AudAggregateState *state,
  */
 void
 aud_aggregate_unfold(const AudAggregateDef *def, AudAggregateState *state,
-					 const AudEvent *event, const AudClock *clock)
+					 AudEvent *event, const AudClock *clock)
 {
 	JsonbValue	room;
 	const JsonbValue *value;

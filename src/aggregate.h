@@ -26,8 +26,13 @@ typedef struct AudEvent
 	int			id_len;
 	TimestampTz time;
 	TimestampTz received;
-	Jsonb	   *properties;
+	Jsonb	   *properties;		/* see aud_event_detoast */
 	Jsonb	   *context;		/* may be NULL */
+
+	/* of an event read back: what properties and context will be made of */
+	Datum		stored_properties;
+	Datum		stored_context; /* 0: null */
+	MemoryContext mcxt;			/* where */
 } AudEvent;
 
 /* what of an aggregate is kept */
@@ -64,6 +69,19 @@ typedef struct AudDistinct
 } AudDistinct;
 
 /*
+ * The events of a sliding window that will leave it first, of a count or sum:
+ * so many can leave before the events must be read.  It holds all that count
+ * up to its last; when there are as many as the count, simply all.
+ */
+#define AUD_QUEUE_MAX	6
+
+typedef struct AudQueued
+{
+	TimestampTz time;
+	AudDecimal	amount;			/* of a sum */
+} AudQueued;
+
+/*
  * The state of one aggregate for one user, as of the user's as_of.  A zeroed
  * struct is the state over no events.
  */
@@ -72,6 +90,10 @@ typedef struct AudAggregateState
 	int64		count;			/* events that count */
 	AudDecimal	sum;
 	TimestampTz oldest;			/* of a sliding window: no event in it is older; void at count 0 */
+	AudQueued  *queue;			/* ordered by time; room for AUD_QUEUE_MAX + 1 */
+	int			nqueue;
+	TimestampTz gone;			/* up to here events have left by way of the queue */
+	bool		reading;		/* events are being read for it */
 	TimestampTz time;			/* EDGE: the event; SEQUENCE: next instant to look */
 	const char *id;				/* EDGE */
 	int			id_len;
@@ -111,13 +133,29 @@ aud_aggregate_is_size(const AudAggregateDef *def)
 	return def->kind == AUD_AGG_COUNT_DISTINCT || def->kind == AUD_AGG_DAYS_ACTIVE;
 }
 
+/* Does the aggregate keep a queue? */
+static inline bool
+aud_aggregate_has_queue(const AudAggregateDef *def)
+{
+	return def->last != 0 &&
+		(def->state == AUD_STATE_COUNT || def->state == AUD_STATE_SUM);
+}
+
+/* aggregate_queue.c */
+extern void aud_queue_insert(AudAggregateState *state, TimestampTz time, const AudDecimal *amount);
+extern void aud_queue_append(AudAggregateState *state, TimestampTz time, const AudDecimal *amount);
+extern void aud_queue_expire(const AudAggregateDef *def, AudAggregateState *state, TimestampTz edge);
+extern void aud_queue_cut(AudAggregateState *state, TimestampTz time);
+
 /* aggregate.c */
+extern bool aud_aggregate_counts(const AudAggregateDef *def, AudEvent *event, const AudClock *clock, AudDecimal *amount);
+extern void aud_event_detoast(AudEvent *event);
 extern void aud_aggregate_init(AudAggregateDef *def, int32 number, const AudRule *rule, const AudNode *node);
 extern bool aud_aggregate_feeds(const AudAggregateDef *def, const char *type, int len);
 extern void aud_aggregate_fold(const AudAggregateDef *def, AudAggregateState *state,
-							   const AudEvent *event, const AudClock *clock);
+							   AudEvent *event, const AudClock *clock);
 extern void aud_aggregate_unfold(const AudAggregateDef *def, AudAggregateState *state,
-								 const AudEvent *event, const AudClock *clock);
+								 AudEvent *event, const AudClock *clock);
 extern void aud_aggregate_value(const AudAggregateDef *def, const AudAggregateState *state,
 								AudAggregateValue *value);
 extern const JsonbValue *aud_aggregate_json(const AudAggregateValue *value, JsonbValue *room);

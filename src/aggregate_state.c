@@ -6,8 +6,8 @@
  * Numbers are little-endian base-128 ("varint"), signed ones folded so that
  * small magnitudes are short; times are varints of microseconds.  By kind:
  *
- *	  COUNT		count [oldest]
- *	  SUM		count [decimal [oldest]]
+ *	  COUNT		count [oldest queue]
+ *	  SUM		count [decimal [oldest queue]]
  *	  EDGE		count [time id-length id [value]]
  *	  EXTREME	count [decimal]
  *	  VALUES	count [oldest] n, n times (value | day) count; with more than
@@ -17,7 +17,9 @@
  *
  * before each a byte of flags; what is in brackets only where count > 0, and
  * "oldest" only for sliding windows.  A value is a length and a jsonb; a
- * decimal a scale and a mantissa, or 255, a length and a numeric.
+ * decimal a scale and a mantissa, or 255, a length and a numeric; a queue a
+ * length, and for each event the time since the one before (for the first: the
+ * oldest) and a decimal, if it is a sum's.
  *
  * The bytes are the engine's own, written and read by the same code; a
  * reader still never runs past their end.
@@ -56,6 +58,22 @@ append_value(StringInfo buf, Jsonb *value)
 {
 	aud_varint_append(buf, VARSIZE(value));
 	appendBinaryStringInfo(buf, (char *) value, VARSIZE(value));
+}
+
+/* Appends a queue. */
+static void
+append_queue(StringInfo buf, const AudAggregateDef *def, const AudAggregateState *state)
+{
+	TimestampTz previous = state->oldest;
+
+	aud_varint_append(buf, state->nqueue);
+	for (int i = 0; i < state->nqueue; i++)
+	{
+		aud_varint_append_signed(buf, state->queue[i].time - previous);
+		previous = state->queue[i].time;
+		if (def->state == AUD_STATE_SUM)
+			append_decimal(buf, &state->queue[i].amount);
+	}
 }
 
 /* Appends the value of an aggregate over too many of them, if it has one. */
@@ -103,6 +121,8 @@ aud_state_append(StringInfo buf, const AudAggregateDef *def,
 		}
 		else if (def->last != 0)
 			aud_varint_append_signed(buf, state->oldest);
+		if (aud_aggregate_has_queue(def))
+			append_queue(buf, def, state);
 	}
 	if (def->state == AUD_STATE_VALUES)
 		aud_varint_append(buf, state->nvalues);
@@ -156,6 +176,27 @@ read_decimal(const char **p, const char *end, AudDecimal *d)
 	}
 }
 
+/* Reads what append_queue wrote. */
+static void
+read_queue(const char **p, const char *end, const AudAggregateDef *def,
+		   AudAggregateState *state)
+{
+	TimestampTz previous = state->oldest;
+	uint64		n = aud_varint_read(p, end);
+
+	if (n > AUD_QUEUE_MAX)
+		aud_varint_corrupt();
+	for (int i = 0; i < n; i++)
+	{
+		AudDecimal	amount = {0};
+
+		previous += aud_varint_read_signed(p, end);
+		if (def->state == AUD_STATE_SUM)
+			read_decimal(p, end, &amount);
+		aud_queue_append(state, previous, &amount);
+	}
+}
+
 /*
  * Reads one state from its bytes; what it points to is allocated in the
  * current context, but for an id, which stays where it is.  Returns where the
@@ -193,6 +234,8 @@ aud_state_read(const char *p, const char *end, const AudAggregateDef *def,
 		}
 		else if (def->last != 0)
 			state->oldest = aud_varint_read_signed(&p, end);
+		if (aud_aggregate_has_queue(def))
+			read_queue(&p, end, def, state);
 	}
 	if (def->state == AUD_STATE_VALUES)
 		state->nvalues = state->max_values = aud_varint_read(&p, end);

@@ -7,20 +7,14 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "common/hashfn.h"
 #include "miscadmin.h"
-#include "storage/lmgr.h"
 #include "utils/builtins.h"
-#include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "batch.h"
 #include "store.h"
-
-PG_FUNCTION_INFO_V1(aud_profiles_go);
 
 /* An empty batch in a memory context of its own below the current one. */
 AudBatch *
@@ -70,30 +64,21 @@ aud_batch_add(AudBatch *batch, const char *id, int id_len)
 	return user;
 }
 
-/* The ids of those users that have a profile, or of those that have none. */
-static Datum
-user_ids(AudBatch *batch, bool exists, int *n)
-{
-	const char **ids = palloc(Max(batch->nusers, 1) * sizeof(char *));
-	int		   *lengths = palloc(Max(batch->nusers, 1) * sizeof(int));
-
-	*n = 0;
-	for (int i = 0; i < batch->nusers; i++)
-		if (batch->users[i].exists == exists)
-		{
-			ids[*n] = batch->users[i].id;
-			lengths[(*n)++] = batch->users[i].id_len;
-		}
-	return aud_store_text_array(ids, lengths, *n);
-}
-
 /* The ids of all users that have a profile, as text[]. */
 Datum
 aud_batch_user_ids(AudBatch *batch)
 {
-	int			n;
+	const char **ids = palloc(Max(batch->nusers, 1) * sizeof(char *));
+	int		   *lengths = palloc(Max(batch->nusers, 1) * sizeof(int));
+	int			n = 0;
 
-	return user_ids(batch, true, &n);
+	for (int i = 0; i < batch->nusers; i++)
+		if (batch->users[i].exists)
+		{
+			ids[n] = batch->users[i].id;
+			lengths[n++] = batch->users[i].id_len;
+		}
+	return aud_store_text_array(ids, lengths, n);
 }
 
 /*
@@ -151,9 +136,20 @@ read_rows(AudBatch *batch, AudStatement statement)
 	args[0] = aud_batch_user_ids(batch);
 	n = aud_store_execute(statement, args, NULL, batch->read_only);
 	for (uint64 i = 0; i < n; i++)
-		aud_batch_set_row(batch,
-						  next_user(batch, SPI_tuptable->vals[i], SPI_tuptable->tupdesc, &at),
-						  SPI_tuptable->vals[i], SPI_tuptable->tupdesc);
+	{
+		AudUser    *user = next_user(batch, SPI_tuptable->vals[i], SPI_tuptable->tupdesc, &at);
+
+		/*
+		 * A snapshot for the whole transaction still sees a profile that was
+		 * removed after it, and the one that was made since.
+		 */
+		if (user->states != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("could not serialize access due to concurrent delete"),
+					 errhint("The transaction might succeed if retried.")));
+		aud_batch_set_row(batch, user, SPI_tuptable->vals[i], SPI_tuptable->tupdesc);
+	}
 }
 
 /* Reads the profiles without locking them; users without one do not exist. */
@@ -173,128 +169,24 @@ aud_batch_read(AudBatch *batch)
 }
 
 /*
- * Users that this backend has found to have a profile, by a hash of the id: to
- * look for a profile only to find it there is the commonest case.  Forgotten
- * when profiles may have gone: when a transaction aborts, or at word from a
- * session that erases one (profiles_go).
- */
-#define KNOWN_USERS 65536		/* a power of two */
-
-static uint64 *known_users = NULL;
-static bool known_users_valid = false;
-static Oid	gate_oid = InvalidOid;
-
-/* Transaction and subtransaction end: what an aborted one has made is gone. */
-static void
-forget_at_abort(XactEvent event, void *arg)
-{
-	if (event == XACT_EVENT_ABORT)
-		known_users_valid = false;
-}
-
-static void
-forget_at_subabort(SubXactEvent event, SubTransactionId mine,
-				   SubTransactionId parent, void *arg)
-{
-	if (event == SUBXACT_EVENT_ABORT_SUB)
-		known_users_valid = false;
-}
-
-/* Relcache invalidation of the gate: profiles have gone. */
-static void
-forget_at_word(Datum arg, Oid relid)
-{
-	if (relid == InvalidOid || relid == gate_oid)
-		known_users_valid = false;
-}
-
-/* Makes sure that the known users are so. */
-static void
-prepare_known_users(void)
-{
-	if (known_users == NULL)
-	{
-		known_users = MemoryContextAlloc(CacheMemoryContext, KNOWN_USERS * sizeof(uint64));
-		RegisterXactCallback(forget_at_abort, NULL);
-		RegisterSubXactCallback(forget_at_subabort, NULL);
-		CacheRegisterRelcacheCallback(forget_at_word, (Datum) 0);
-	}
-	if (!known_users_valid)
-		memset(known_users, 0, KNOWN_USERS * sizeof(uint64));
-	known_users_valid = true;
-}
-
-/* The entry for a user, and what it must hold if the user is known. */
-static uint64 *
-known_entry(const AudUser *user, uint64 *hash)
-{
-	*hash = hash_bytes_extended((const unsigned char *) user->id, user->id_len, 0) | 1;
-	return &known_users[(*hash >> 32) & (KNOWN_USERS - 1)];
-}
-
-/* Marks the users that have a profile; are these all? */
-static bool
-find_profiles(AudBatch *batch)
-{
-	Datum		args[1];
-	uint64		n;
-	uint64		hash;
-	int			at = 0;
-	int			count;
-
-	prepare_known_users();
-	for (int i = 0; i < batch->nusers; i++)
-	{
-		uint64	   *entry = known_entry(&batch->users[i], &hash);
-
-		batch->users[i].exists = *entry == hash;
-	}
-	args[0] = user_ids(batch, false, &count);
-	if (count == 0)
-		return true;
-	n = aud_store_execute(AUD_FIND_PROFILES, args, NULL, false);
-	for (uint64 i = 0; i < n; i++)
-	{
-		AudUser    *user = next_user(batch, SPI_tuptable->vals[i], SPI_tuptable->tupdesc, &at);
-		uint64	   *entry = known_entry(user, &hash);
-
-		user->exists = true;
-		*entry = hash;
-	}
-	SPI_freetuptable(SPI_tuptable);
-	return n == count;
-}
-
-/*
  * Locks the users' profiles and reads them.  With "create" all exist
  * afterwards; without, those that have no profile do not exist.
  *
  * So that no two statements can wait for each other, every one takes its users
- * in C order, be it by locking a profile or by making one.  If all profiles
- * are there, and none can go meanwhile, locking them in order does.  Else an
- * INSERT in order does both: it makes a profile, or locks the one that it
- * meets, waiting for a session that is just making it.
- *
- * That none can go meanwhile is what the gate is for: a weak lock (on table
- * definition_version), held only while users are taken, and only if it is to
- * be had at once.  Sessions that remove profiles hold a conflicting one.
+ * in C order, one after the other, be it by locking a profile or by making
+ * one: an INSERT in that order makes a profile, or locks the one that it
+ * meets, waiting for a session that is just making or removing it.
  */
 void
 aud_batch_lock(AudBatch *batch, bool create)
 {
 	MemoryContext old = MemoryContextSwitchTo(batch->mcxt);
-	bool		gate;
-	bool		all;
+	Datum		args[2];
 
-	gate_oid = aud_definitions_table("definition_version");
-	gate = ConditionalLockRelationOid(gate_oid, RowExclusiveLock);
-	all = find_profiles(batch);
-	if (create && (!gate || !all))
+	for (int i = 0; i < batch->nusers; i++)
+		batch->users[i].exists = true;
+	if (create)
 	{
-		Datum		args[2];
-
-		for (int i = 0; i < batch->nusers; i++)
-			batch->users[i].exists = true;
 		args[0] = aud_batch_user_ids(batch);
 		args[1] = TimestampTzGetDatum(batch->clock.now);
 		aud_store_execute(AUD_ACQUIRE_PROFILES, args, NULL, false);
@@ -302,29 +194,9 @@ aud_batch_lock(AudBatch *batch, bool create)
 	}
 	else
 		read_rows(batch, AUD_LOCK_PROFILES);
-	if (gate)
-		UnlockRelationOid(gate_oid, RowExclusiveLock);
 	for (int i = 0; i < batch->nusers; i++)
-	{
-		if (batch->users[i].states == NULL && create)
-			elog(ERROR, "a profile is gone while it was being locked");
 		batch->users[i].exists = batch->users[i].states != NULL;
-	}
 	MemoryContextSwitchTo(old);
-}
-
-/*
- * profiles_go(): to be called before profiles are removed.  Closes the gate
- * until the transaction ends, and sends word to all sessions then.
- */
-Datum
-aud_profiles_go(PG_FUNCTION_ARGS)
-{
-	Oid			relid = aud_definitions_table("definition_version");
-
-	LockRelationOid(relid, ShareLock);
-	CacheInvalidateRelcacheByRelid(relid);
-	PG_RETURN_VOID();
 }
 
 /* Reads the stored memberships of all users. */

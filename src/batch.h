@@ -13,6 +13,9 @@
  *	  aud_batch_decide		memberships that changed
  *	  aud_batch_write		profiles, memberships, transitions
  *
+ * For users that have nothing but new events, aud_batch_take does all of that
+ * but the memberships and transitions in one statement (take.c).
+ *
  * Everything lives in the batch's memory context.  The caller holds the
  * definitions lock and has connected to SPI.
  *
@@ -45,6 +48,7 @@ typedef struct AudUser
 	bool		write;			/* the profile's row must be written */
 	ItemPointerData place;		/* where the row is */
 	bool		rebuild;		/* all states are made anew from the events */
+	bool		any_stale;		/* some states must be */
 
 	Jsonb	   *attributes;
 	Jsonb	   *old_attributes; /* before this batch changed them; NULL: it did not */
@@ -112,8 +116,10 @@ extern void aud_batch_read(AudBatch *batch);
 extern void aud_batch_set_row(AudBatch *batch, AudUser *user, HeapTuple tuple, TupleDesc tupdesc);
 extern Datum aud_batch_user_ids(AudBatch *batch);
 extern void aud_batch_read_members(AudBatch *batch);
+extern void aud_batch_take(AudBatch *batch);
 extern void aud_batch_advance(AudBatch *batch);
 extern void aud_batch_decide(AudBatch *batch);
+extern void aud_batch_write_changes(AudBatch *batch);
 extern void aud_batch_add_change(AudBatch *batch, int user, int segment, bool added, float8 rule_score, const char *reason);
 extern void aud_batch_write(AudBatch *batch);
 
@@ -132,5 +138,13 @@ extern bool aud_decider_leaf_holds(AudDecider *decider, int leaf);
 extern bool aud_decider_holds(AudDecider *decider, const AudInstruction *program);
 extern float8 aud_decider_score(AudDecider *decider, const AudInstruction *program);
 extern Jsonb *aud_decider_leaf_actual(AudDecider *decider, int leaf);
+extern void aud_decide_user(AudBatch *batch, AudDecider *decider, int index);
+extern void aud_decider_end(AudDecider *decider);
+
+/* advance.c: one user after the other */
+typedef struct AudAdvance AudAdvance;
+extern AudAdvance *aud_advance_begin(AudBatch *batch);
+extern void aud_advance_user(AudAdvance *advance, AudUser *user);
+extern void aud_advance_end(AudAdvance *advance);
 
 #endif							/* AUD_BATCH_H */

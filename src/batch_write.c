@@ -276,6 +276,24 @@ write_transitions(AudBatch *batch)
 	aud_store_execute(AUD_LOG, args, NULL, false);
 }
 
+/* Writes the memberships and transitions of the batch's changes. */
+void
+aud_batch_write_changes(AudBatch *batch)
+{
+	MemoryContext old = MemoryContextSwitchTo(batch->mcxt);
+
+	if (batch->nchanges > 0)
+	{
+		write_members(batch, true);
+		write_members(batch, false);
+	}
+	if (batch->nchanges > 0)
+		write_transitions(batch);
+	aud_stats_count(AUD_COUNT_USERS, batch->nusers);
+	aud_stats_count(AUD_COUNT_TRANSITIONS, batch->nchanges);
+	MemoryContextSwitchTo(old);
+}
+
 /*
  * Writes the batch.  Profiles are locked by it (or nobody else can write, as
  * under the exclusive definitions lock).
@@ -287,13 +305,6 @@ aud_batch_write(AudBatch *batch)
 
 	write_profiles(batch, false);
 	write_profiles(batch, true);
-	if (batch->nchanges > 0)
-	{
-		write_members(batch, true);
-		write_members(batch, false);
-	}
-	if (batch->nchanges > 0)
-		write_transitions(batch);
-	aud_stats_count(AUD_COUNT_TRANSITIONS, batch->nchanges);
 	MemoryContextSwitchTo(old);
+	aud_batch_write_changes(batch);
 }

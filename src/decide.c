@@ -47,6 +47,7 @@ struct AudDecider
 	int			nwords;
 	bool		any_turned;
 	uint64		nevaluated;		/* rules */
+	MemoryContext mcxt;			/* of what one user's decision leaves behind */
 };
 
 /* A decider for users under these definitions, in the current memory context. */
@@ -56,6 +57,8 @@ aud_decider_create(const AudDefinitions *defs)
 	AudDecider *decider = palloc0(sizeof(AudDecider));
 
 	decider->defs = defs;
+	decider->mcxt = AllocSetContextCreate(CurrentMemoryContext, "audience decision",
+										  ALLOCSET_DEFAULT_SIZES);
 	decider->leaf_known = palloc0((defs->nleaves + 1) * sizeof(uint32));
 	decider->leaf_holds = palloc0((defs->nleaves + 1) * sizeof(bool));
 	decider->leaf_turned = palloc0((defs->nleaves + 1) * sizeof(uint32));
@@ -624,41 +627,53 @@ add_fill_candidates(const AudBatch *batch, AudDecider *decider)
 }
 
 /*
- * Finds the memberships of the batch's users that changed, in batch->changes,
- * ordered by user and topologically by segment.
+ * Finds the memberships of one user that changed, and adds them to the
+ * batch's changes, in topological order of the segments.
  */
+void
+aud_decide_user(AudBatch *batch, AudDecider *decider, int index)
+{
+	AudUser    *user = &batch->users[index];
+	MemoryContext old = MemoryContextSwitchTo(decider->mcxt);
+
+	aud_decider_set_user(decider, user, &batch->clock);
+	if (!user->is_new && !user->rebuild)
+		find_turned(decider);
+	add_fill_candidates(batch, decider);
+	for (int w = 0; w < decider->nwords; w++)
+		while (decider->candidates[w] != 0)
+		{
+			int			bit = pg_rightmost_one_pos64(decider->candidates[w]);
+
+			decider->candidates[w] &= ~(UINT64CONST(1) << bit);
+			decide_segment(batch, decider, index, w * 64 + bit);
+		}
+	user->write |= decider->any_turned;
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(decider->mcxt);
+}
+
+/* Adds what the decider has done to the statistics. */
+void
+aud_decider_end(AudDecider *decider)
+{
+	aud_stats_count(AUD_COUNT_RULES, decider->nevaluated);
+	MemoryContextDelete(decider->mcxt);
+}
+
+/* Decides all users of a batch that exist. */
 void
 aud_batch_decide(AudBatch *batch)
 {
 	MemoryContext old = MemoryContextSwitchTo(batch->mcxt);
 	AudDecider *decider = aud_decider_create(batch->defs);
-	MemoryContext user_mcxt = AllocSetContextCreate(batch->mcxt, "audience user",
-													ALLOCSET_DEFAULT_SIZES);
 
-	for (int u = 0; u < batch->nusers; u++)
+	for (int i = 0; i < batch->nusers; i++)
 	{
-		AudUser    *user = &batch->users[u];
-
 		CHECK_FOR_INTERRUPTS();
-		if (!user->exists)
-			continue;
-		aud_decider_set_user(decider, user, &batch->clock);
-		MemoryContextSwitchTo(user_mcxt);
-		if (!user->is_new && !user->rebuild)
-			find_turned(decider);
-		add_fill_candidates(batch, decider);
-		for (int w = 0; w < decider->nwords; w++)
-			while (decider->candidates[w] != 0)
-			{
-				int			bit = pg_rightmost_one_pos64(decider->candidates[w]);
-
-				decider->candidates[w] &= ~(UINT64CONST(1) << bit);
-				decide_segment(batch, decider, u, w * 64 + bit);
-			}
-		user->write |= decider->any_turned;
-		MemoryContextReset(user_mcxt);
+		if (batch->users[i].exists)
+			aud_decide_user(batch, decider, i);
 	}
-	aud_stats_count(AUD_COUNT_USERS, batch->nusers);
-	aud_stats_count(AUD_COUNT_RULES, decider->nevaluated);
+	aud_decider_end(decider);
 	MemoryContextSwitchTo(old);
 }

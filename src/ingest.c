@@ -393,10 +393,8 @@ run(EventSource *source)
 		more = next_batch(source, batch);
 		if (more)
 		{
-			aud_batch_lock(batch, true);
-			aud_batch_advance(batch);
-			aud_batch_decide(batch);
-			aud_batch_write(batch);
+			aud_batch_take(batch);
+			aud_batch_write_changes(batch);
 		}
 		aud_batch_end(batch);
 	}

@@ -36,6 +36,17 @@ step_matches(const AudRule *rule, const AudNode *step, const AudEvent *event,
 	return aud_eval_node(rule, AUD_FIRST_CHILD(step), &doc.doc);
 }
 
+/* Is the event one that one of "n" steps, the first of which is "step", speaks of? */
+static bool
+any_step_matches(const AudRule *rule, const AudNode *step, int n,
+				 const AudEvent *event, const AudClock *clock)
+{
+	for (; n > 0; n--, step = AUD_NEXT_SIBLING(step))
+		if (step_matches(rule, step, event, clock))
+			return true;
+	return false;
+}
+
 /* Is the instant in the sequence's window? */
 static bool
 in_window(const AudAggregateDef *def, TimestampTz t, const AudClock *clock)
@@ -56,11 +67,11 @@ look_at(TimestampTz t, int64 d, const AudClock *clock, TimestampTz *due)
 
 /*
  * One present step: from the events reached so far to those that it reaches.
- * "absent" is the absent step before it or NULL; reached is NULL for the
- * first step.
+ * "absent" is the first of the "nabsent" absent steps before it; reached is
+ * NULL for the first step.
  */
 static bool *
-take_step(const AudAggregateDef *def, const AudNode *step, const AudNode *absent,
+take_step(const AudAggregateDef *def, const AudNode *step, const AudNode *absent, int nabsent,
 		  const bool *reached, const AudEvent *events, int nevents,
 		  const AudClock *clock, TimestampTz *due)
 {
@@ -92,7 +103,7 @@ take_step(const AudAggregateDef *def, const AudNode *step, const AudNode *absent
 			before = i;
 			blocked = false;
 		}
-		else if (absent != NULL && step_matches(def->rule, absent, event, clock))
+		else if (any_step_matches(def->rule, absent, nabsent, event, clock))
 			blocked = true;
 	}
 	return result;
@@ -140,7 +151,8 @@ aud_sequence_evaluate(const AudAggregateDef *def, AudAggregateState *state,
 					  const AudEvent *events, int nevents, const AudClock *clock)
 {
 	const AudNode *step = AUD_FIRST_CHILD(def->node);
-	const AudNode *absent = NULL;
+	const AudNode *absent = NULL;	/* the first of those since the last present step */
+	int			nabsent = 0;
 	bool	   *reached = NULL;
 	bool		holds = false;
 	TimestampTz due = PG_INT64_MAX;
@@ -148,15 +160,18 @@ aud_sequence_evaluate(const AudAggregateDef *def, AudAggregateState *state,
 	for (uint32 i = 0; i < def->node->nchildren; i++, step = AUD_NEXT_SIBLING(step))
 	{
 		if (step->flags & AUD_ABSENT)
-			absent = step;
+		{
+			if (nabsent++ == 0)
+				absent = step;
+		}
 		else
 		{
-			reached = take_step(def, step, absent, reached, events, nevents,
-								clock, &due);
-			absent = NULL;
+			reached = take_step(def, step, absent, nabsent, reached,
+								events, nevents, clock, &due);
+			nabsent = 0;
 		}
 	}
-	if (absent != NULL)
+	if (nabsent > 0)
 		holds = stays_absent(def, absent, reached, events, nevents, clock, &due);
 	else
 		for (int i = 0; i < nevents && !holds; i++)

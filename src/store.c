@@ -32,8 +32,6 @@
 #include "settings.h"
 #include "store.h"
 
-#define EVENT_COLUMNS \
-	"e.user_id, e.occurred_at, e.event_id, e.event_type, e.properties, e.context"
 #define PROFILE_COLUMNS \
 	"p.user_id, p.attributes, p.first_seen, p.last_seen, p.evaluated_at, p.state, p.ctid"
 
@@ -46,13 +44,20 @@ typedef struct StatementText
 } StatementText;
 
 static const StatementText texts[AUD_NSTATEMENTS] = {
-	[AUD_FIND_PROFILES] = {
-		"SELECT p.user_id FROM audience.profiles p WHERE p.user_id = ANY($1) ORDER BY p.user_id",
-		true, 1, {TEXTARRAYOID}
+	[AUD_TAKE_PROFILES] = {
+		"INSERT INTO audience.profiles AS p (user_id, evaluated_at) "
+		"SELECT u.user_id, $2 FROM unnest($1) u (user_id) "
+		"ON CONFLICT (user_id) DO UPDATE SET "
+		"first_seen = audience.take_profile(p.user_id, p.attributes, p.first_seen, p.last_seen, p.evaluated_at, p.state), "
+		"last_seen = audience.taken_time(p.user_id, 1), "
+		"evaluated_at = audience.taken_time(p.user_id, 2), "
+		"state = audience.taken_state(p.user_id), "
+		"updated_at = pg_catalog.now()",
+		true, 2, {TEXTARRAYOID, TIMESTAMPTZOID}
 	},
 	[AUD_ACQUIRE_PROFILES] = {
 		"INSERT INTO audience.profiles AS p (user_id, evaluated_at) "
-		"SELECT u.user_id, $2 FROM unnest($1) u (user_id) ORDER BY u.user_id COLLATE \"C\" "
+		"SELECT u.user_id, $2 FROM unnest($1) u (user_id) "
 		"ON CONFLICT (user_id) DO UPDATE SET updated_at = p.updated_at WHERE false",
 		true, 2, {TEXTARRAYOID, TIMESTAMPTZOID}
 	},
@@ -108,24 +113,6 @@ static const StatementText texts[AUD_NSTATEMENTS] = {
 		"u (user_id, segment_id, action, reason, occurred_at, event_id, segment_version, metadata, ordinal) "
 		"ORDER BY u.ordinal",
 		true, 8, {TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, INT4ARRAYOID, JSONBARRAYOID}
-	},
-	[AUD_READ_RANGES] = {
-		"SELECT r.ordinal, " EVENT_COLUMNS " "
-		"FROM unnest($1, $2, $3) WITH ORDINALITY r (user_id, low, high, ordinal), "
-		"LATERAL (SELECT * FROM audience.events e WHERE e.user_id = r.user_id "
-		"AND e.occurred_at > r.low AND e.occurred_at <= r.high OFFSET 0) e",
-		true, 3, {TEXTARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID}
-	},
-	[AUD_READ_NEXT] = {
-		"SELECT r.ordinal, (SELECT e.occurred_at FROM audience.events e WHERE e.user_id = r.user_id "
-		"AND e.occurred_at > r.after ORDER BY e.user_id, e.occurred_at LIMIT 1) "
-		"FROM unnest($1, $2) WITH ORDINALITY r (user_id, after, ordinal)",
-		true, 2, {TEXTARRAYOID, TIMESTAMPTZARRAYOID}
-	},
-	[AUD_READ_EVENTS] = {
-		"SELECT 0::bigint, " EVENT_COLUMNS " FROM audience.events e WHERE e.user_id = ANY($1) AND e.occurred_at > $2 "
-		"ORDER BY e.user_id, e.occurred_at, e.event_id",
-		true, 2, {TEXTARRAYOID, TIMESTAMPTZOID}
 	},
 	[AUD_READ_VERSION] = {
 		"SELECT version FROM audience.definition_version",
@@ -202,13 +189,6 @@ aud_store_execute(AudStatement statement, Datum *values, const char *nulls,
 		elog(ERROR, "could not run \"%s\": %s", texts[statement].text,
 			 SPI_result_code_string(result));
 	return SPI_processed;
-}
-
-/* Opens a cursor over a statement's rows. */
-Portal
-aud_store_open(AudStatement statement, Datum *values, bool read_only)
-{
-	return SPI_cursor_open(NULL, get_plan(statement), values, NULL, read_only);
 }
 
 /* A text array; lengths may be NULL for NUL-terminated strings; a NULL string is null. */

@@ -126,20 +126,17 @@ aud_user_state_read(const AudDefinitions *defs, AudUser *user, const bytea *stat
 }
 
 /*
- * Sets the instant the user is evaluated for: audience.now where it is set,
- * else the later of the transaction's start and the last evaluation, as far as
- * the real clock has come (SPEC 2.3).
+ * Sets the instant the user is evaluated for: the later of now and its last
+ * evaluation, so that its clock never runs back; without audience.now the
+ * latter counts only as far as the real clock has come (SPEC 2.3).
  */
 void
 aud_user_set_now(AudUser *user, const AudClock *clock)
 {
 	user->now = clock->now;
-	if (!aud_now_is_set() && user->as_of > user->now)
-	{
-		TimestampTz real = GetCurrentTimestamp();
-
-		user->now = Max(user->now, Min(user->as_of, real));
-	}
+	if (user->as_of > user->now)
+		user->now = aud_now_is_set() ? user->as_of :
+			Max(user->now, Min(user->as_of, GetCurrentTimestamp()));
 }
 
 /* Is the user in the static segment of this number? */

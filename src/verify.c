@@ -64,7 +64,8 @@ aud_verify_property(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the rule is not one of an event's property")));
 	aud_jsonb_doc_init(&doc, PG_GETARG_JSONB_P(0), &clock);
-	value = aud_path_collect(rule, AUD_NODE_PATH(rule, node), 0, &doc.root, &room);
+	value = aud_path_collect(rule, AUD_NODE_PATH(rule, node), 0,
+							 &doc.root, &room);
 	if (value == NULL || value->type == jbvNull)
 		PG_RETURN_NULL();
 	room = *value;

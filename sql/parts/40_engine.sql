@@ -58,11 +58,23 @@ LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION audience.definitions_lock_shared() IS
 	'internal: keeps definitions from changing until the transaction ends';
 
-CREATE FUNCTION audience.profiles_go() RETURNS void
-AS 'MODULE_PATHNAME', 'aud_profiles_go'
+CREATE FUNCTION audience.take_profile(user_id text, attributes jsonb, first_seen timestamptz, last_seen timestamptz,
+	evaluated_at timestamptz, state bytea) RETURNS timestamptz
+AS 'MODULE_PATHNAME', 'aud_take_profile'
 LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION audience.profiles_go() IS
-	'internal: to be called before profiles are locked to be removed, so that nobody counts on their being there';
+COMMENT ON FUNCTION audience.take_profile(text, jsonb, timestamptz, timestamptz, timestamptz, bytea) IS
+	'internal: brings a profile that ingestion has locked to now; its first_seen';
+
+CREATE FUNCTION audience.taken_time(user_id text, which integer) RETURNS timestamptz
+AS 'MODULE_PATHNAME', 'aud_taken_time'
+LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION audience.taken_time(text, integer) IS
+	'internal: last_seen (1) or evaluated_at (2) of the profile just taken';
+
+CREATE FUNCTION audience.taken_state(user_id text) RETURNS bytea
+AS 'MODULE_PATHNAME', 'aud_taken_state'
+LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION audience.taken_state(text) IS 'internal: the state of the profile just taken';
 
 CREATE FUNCTION audience.fill(segments integer[], aggregates integer[], reason text, other_reason text) RETURNS void
 AS 'MODULE_PATHNAME', 'aud_fill'

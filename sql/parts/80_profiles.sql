@@ -121,7 +121,6 @@ BEGIN
 		RAISE EXCEPTION 'user id must not be null' USING ERRCODE = '22023';
 	END IF;
 	PERFORM audience.definitions_lock_shared();
-	PERFORM audience.profiles_go();
 	PERFORM FROM audience.profiles p WHERE p.user_id = profile_erase.user_id FOR UPDATE;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'user "%" does not exist', profile_erase.user_id USING ERRCODE = '42704';
@@ -167,7 +166,6 @@ BEGIN
 		RAISE EXCEPTION 'cannot merge user "%" into itself', from_user USING ERRCODE = '22023';
 	END IF;
 	PERFORM audience.definitions_lock_shared();
-	PERFORM audience.profiles_go();
 
 	-- Events are copied before profiles are locked: whoever is just ingesting
 	-- one of them is waited for, and waits for the profiles afterwards.  If more

@@ -29,7 +29,7 @@ COMMENT ON FUNCTION audience.verify_property(jsonb, audience.rule) IS
 -- a trait's nor userId, nor does it lead out of the properties.
 CREATE FUNCTION audience.verify_first_key(path text) RETURNS text
 AS $$ SELECT pg_catalog.substring(path, '^[^."[]+') $$
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE;
+LANGUAGE sql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION audience.verify_first_key(text) IS
 	'internal, for verify: the first key of a canonical path; null where it is quoted';
 
@@ -239,7 +239,7 @@ BEGIN
 	IF last < count - 1 THEN
 		-- the next such event later than this one, not of the same instant
 		ctes := ctes || format(', e AS (SELECT *, min(occurred_at) FILTER (WHERE m%s) OVER later AS next FROM %s '
-			'WINDOW later AS (PARTITION BY user_id ORDER BY occurred_at GROUPS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING))',
+			'WINDOW later AS (PARTITION BY user_id ORDER BY occurred_at DESC GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING))',
 			count - 1, source);
 		source := 'e';
 		ending := format(' AND at - occurred_at > %L::interval AND (next - occurred_at <= %L::interval) IS NOT TRUE',
@@ -418,8 +418,9 @@ $$ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION audience.verify_statement() IS
 	'internal, for verify: the statement that lists the differences of a range of users, $1 < id <= $2';
 
--- Nested loops are off: a range is joined with itself in many ways, and where
--- the planner has no statistics it would take large sides for small ones.
+-- Each range is seen under one snapshot, so that those who write meanwhile are
+-- seen whole or not at all.  Nested loops are off: without statistics the
+-- planner would take large sides of joins for small ones.
 CREATE FUNCTION audience.verify(OUT problem text, OUT user_id text, OUT segment_id text, OUT detail text)
 	RETURNS SETOF record
 AS $$

@@ -201,3 +201,33 @@ SELECT pg_temp.try($$SELECT audience.segment_members('rich')$$);
 SELECT audience.segment_create('rich', 'totalSpent > 6000');
 SELECT pg_temp.news();
 SELECT * FROM audience.verify();
+
+--
+-- definitions and events in one transaction, undone in parts
+--
+BEGIN;
+SELECT audience.event_ingest('{"eventId":"x1","userId":"eve","eventType":"login"}');
+SELECT audience.segment_create('logged in', 'count(login) >= 1');
+SAVEPOINT s;
+SELECT audience.segment_update('logged_in', rules => 'count(login) >= 2');
+SELECT audience.trait_create('logins', 'count', 'login');
+SELECT audience.segment_create('by trait', 'logins >= 1');
+SELECT audience.event_ingest('{"eventId":"x2","userId":"fay","eventType":"login"}');
+SELECT segment_id, user_id FROM audience.memberships WHERE segment_id IN ('logged_in', 'by_trait') ORDER BY 1, 2;
+SAVEPOINT s2;
+SELECT audience.segment_delete('by_trait');
+SELECT audience.trait_drop('logins');
+SELECT audience.event_ingest('{"eventId":"x3","userId":"fay","eventType":"login"}');
+SELECT segment_id, user_id FROM audience.memberships WHERE segment_id IN ('logged_in', 'by_trait') ORDER BY 1, 2;
+ROLLBACK TO s2;
+SELECT segment_id, user_id FROM audience.memberships WHERE segment_id IN ('logged_in', 'by_trait') ORDER BY 1, 2;
+SELECT audience.event_ingest('{"eventId":"x4","userId":"gus","eventType":"login"}');
+SELECT segment_id, user_id FROM audience.memberships WHERE segment_id IN ('logged_in', 'by_trait') ORDER BY 1, 2;
+ROLLBACK TO s;
+SELECT audience.event_ingest('{"eventId":"x5","userId":"gus","eventType":"login"}');
+SELECT segment_id, user_id FROM audience.memberships WHERE segment_id IN ('logged_in', 'by_trait') ORDER BY 1, 2;
+COMMIT;
+SELECT pg_temp.news();
+SELECT audience.event_ingest('{"eventId":"x6","userId":"hal","eventType":"login"}');
+SELECT pg_temp.news();
+SELECT * FROM audience.verify();

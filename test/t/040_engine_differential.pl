@@ -52,7 +52,7 @@ sub run_seed
 	my $world = {
 		now => $start + 10 * AudOracle::DAY, users => {}, segments => [],
 		traits => [@builtin], n => 0, next_segment => 0, next_trait => 0 };
-	my $script = "\\pset null ''\nSET client_min_messages = warning;\n";
+	my $script = "\\pset null ''\n" . settings($world);
 	my @expected;
 
 	$script .= add_trait($world) for 1 .. 8;
@@ -66,6 +66,8 @@ sub run_seed
 		my $expect = delete $world->{expect};
 
 		$expect->{sql} = $sql;
+		# a new session now and then, so that nothing rests on what one remembers
+		$script .= "\\c\n" . settings($world) if chance(0.1);
 		$script .= "SET audience.now = '" . timestamp_of($world->{now}) . "';\n$sql"
 		  . "\\echo step $step\n";
 		$script .= "SELECT 'V', * FROM audience.verify() LIMIT 5;\n"
@@ -95,6 +97,16 @@ sub run_seed
 	is(($blocks[ $steps ] // "error: $error\n") =~ s/\n\z//r, '',
 		"seed $seed: $steps steps as by brute force");
 	return;
+}
+
+# What a session begins with.  Few distinct values to keep makes the engine
+# read the events instead.
+sub settings
+{
+	my ($world) = @_;
+	$world->{distinct} //= pick(1, 2, 4, 1000);
+	return "SET client_min_messages = warning;\n"
+	  . "SET audience.max_distinct_values = $world->{distinct};\n";
 }
 
 # What is reported after a step: memberships of all, its transitions, and the
@@ -211,7 +223,8 @@ sub random_step
 	$world->{n}++;
 	return insert_events($world, $world->{n} == 15 || $world->{n} == 40 ? 1000 : pick(1, 1, 1, 7))
 	  if $roll < 0.6 || $world->{n} < 5 || $world->{n} == 15 || $world->{n} == 40;
-	return set_attributes($world) if $roll < 0.72;
+	return several_statements($world) if $roll < 0.65;
+	return set_attributes($world) if $roll < 0.74;
 	return change_definitions($world) if $roll < 0.84;
 	return change_list($world) if $roll < 0.90;
 	return rebuild($world) if $roll < 0.93;
@@ -299,6 +312,27 @@ sub insert_events
 	return "INSERT INTO $columns VALUES "
 	  . join(', ', map { '(' . join(', ', map { quote($_) } @$_) . ')' } @rows)
 	  . ($method eq 'conflict' ? ' ON CONFLICT DO NOTHING' : '') . ";\n";
+}
+
+# Statements of one transaction, with one between them that is undone, and
+# another transaction that is undone as a whole.
+sub several_statements
+{
+	my ($world) = @_;
+	my $now = timestamp_of($world->{now});
+	my $undone = 'INSERT INTO audience.events (user_id, occurred_at, event_id, event_type, properties) VALUES '
+	  . join(', ', map { sprintf "(%s, '%s', 'undone %d', '%s', '{\"amount\":1000,\"qty\":9}')",
+		  quote(pick(@names)), timestamp_of(random_time($world->{now})), $_, pick(@AudOracle::TYPES) } 1 .. 5)
+	  . ";\n";
+	my $sql = "BEGIN;\nSELECT audience.segment_create('undone', 'eventCount > 0 AND count(login, LAST ''1 day'') >= 1');\n"
+	  . "${undone}SELECT audience.profile_erase(user_id) FROM audience.profiles LIMIT 1;\nROLLBACK;\n";
+
+	$sql .= "BEGIN;\n" . insert_events($world, 1) . "SAVEPOINT s;\n$undone" . "ROLLBACK TO s;\n";
+	my %touched = %{ $world->{expect}{touched} };
+	$sql .= insert_events($world, 7) . "COMMIT;\n";
+	$world->{expect}{touched}{$_} = 1 foreach keys %touched;
+	$world->{expect}{free_history} = 1;
+	return $sql;
 }
 
 sub set_attributes

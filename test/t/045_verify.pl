@@ -212,7 +212,8 @@ FROM unnest(ARRAY[
 	$$ANY(TRUE, FALSE) AND ALL(SAMPLE(50, 'seed'), NOT SAMPLE(10, 'seed'), NONE())$$,
 	$$userId LIKE 'u%' AND "userId".x IS NULL AND a1.x IS NULL AND "a.b"."c d" = 'it''s \ %'$$,
 	$$IN SEGMENT 's10' AND NOT (IN SEGMENT 's11' AND IN SEGMENT 's12')$$,
-	$$last_time(a) BEFORE LAST '4 days' AND first(b*.n, LAST '9 days') IS NOT NULL AND avg(b*.n) BETWEEN 1 AND 4$$]) WITH ORDINALITY t (rule, i);
+	$$last_time(a) BEFORE LAST '4 days' AND first(b*.n, LAST '9 days') IS NOT NULL AND avg(b*.n) BETWEEN 1 AND 4$$,
+	$$SEQUENCE(a WHERE (n > 3), NOT (a, b1), NOT c, b2 WHERE (n > 3) WITHIN '9 days')$$]) WITH ORDINALITY t (rule, i);
 SELECT audience.profile_set('u' || i, jsonb_build_object('a.b', jsonb_build_object('c d', E'it''s \\ %')))
 FROM generate_series(0, 39, 3) i;
 SQL
@@ -240,6 +241,46 @@ SELECT id FROM audience.segments s
 WHERE id ~ '^s[0-9]' AND audience.segment_count(id) NOT BETWEEN 1 AND (SELECT count(*) - 1 FROM audience.profiles)
 SQL
 
+# sequences as their definition reads, choosing events by brute force
+sub sequence_is
+{
+	my ($segment, $from, $where) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	is($node->safe_psql('postgres', <<"SQL"), '', "segment $segment is what its sequence says");
+WITH event AS (
+	SELECT e.*, p.evaluated_at AS at, CASE WHEN jsonb_typeof(properties -> 'n') = 'number' THEN (properties ->> 'n')::numeric END AS n
+	FROM audience.events e JOIN audience.profiles p USING (user_id)),
+by_hand AS (SELECT DISTINCT user_id FROM $from WHERE $where),
+members AS (SELECT user_id FROM audience.memberships WHERE segment_id = '$segment')
+(TABLE by_hand EXCEPT TABLE members) UNION ALL (TABLE members EXCEPT TABLE by_hand)
+SQL
+	return;
+}
+
+sequence_is('s6', 'event a JOIN event b USING (user_id) JOIN event c USING (user_id)', <<'SQL');
+a.event_type = 'a' AND b.event_type LIKE 'b%' AND b.n > 1 AND c.event_type = 'c'
+AND (a.occurred_at, a.event_id) < (b.occurred_at, b.event_id) AND (b.occurred_at, b.event_id) < (c.occurred_at, c.event_id)
+AND b.occurred_at <= a.occurred_at + interval '3 days'
+AND NOT EXISTS (SELECT FROM event x WHERE x.user_id = a.user_id AND x.event_type = 'c'
+	AND (x.occurred_at, x.event_id) > (a.occurred_at, a.event_id) AND (x.occurred_at, x.event_id) < (b.occurred_at, b.event_id))
+AND a.occurred_at > a.at - interval '20 days' AND c.occurred_at <= c.at + interval '1 hour'
+SQL
+sequence_is('s7', 'event a JOIN event b USING (user_id)', <<'SQL');
+a.event_type = 'a' AND b.event_type = 'b1'
+AND (a.occurred_at, a.event_id) < (b.occurred_at, b.event_id)
+AND b.occurred_at <= a.occurred_at + interval '12 hours' AND b.at > b.occurred_at + interval '1 day'
+AND NOT EXISTS (SELECT FROM event x WHERE x.user_id = a.user_id AND x.event_type IN ('a', 'c') AND x.n > 0
+	AND x.occurred_at > b.occurred_at AND x.occurred_at <= b.occurred_at + interval '1 day')
+SQL
+sequence_is('s15', 'event a JOIN event b USING (user_id)', <<'SQL');
+a.event_type = 'a' AND a.n > 3 AND b.event_type = 'b2' AND b.n > 3
+AND (a.occurred_at, a.event_id) < (b.occurred_at, b.event_id)
+AND b.occurred_at <= a.occurred_at + interval '9 days'
+AND NOT EXISTS (SELECT FROM event x WHERE x.user_id = a.user_id AND x.event_type IN ('a', 'b1', 'c')
+	AND (x.occurred_at, x.event_id) > (a.occurred_at, a.event_id) AND (x.occurred_at, x.event_id) < (b.occurred_at, b.event_id))
+SQL
+
 my @victims = rows_of($node, q{SELECT user_id, occurred_at, event_id FROM audience.events WHERE user_id ~ '^u' ORDER BY md5(event_id) LIMIT 12});
 foreach my $victim (@victims)
 {
@@ -263,6 +304,12 @@ SQL
 cmp_ok($differ, '>', 15, 'the two users differ');
 is(scalar(grep { /\Atrait\|u1\|/ } problems_after("UPDATE audience.profiles SET state = (SELECT state FROM audience.profiles WHERE user_id = 'u2') WHERE user_id = 'u1'")),
 	$differ, 'and each such aggregate is named');
+
+# what only generated statements call
+is(($node->psql('postgres', "SELECT audience.verify_property('{}', 'a = 1')"))[2] =~ /not one of an event's property/ ? 1 : 0,
+	1, 'a property of what is no event');
+is(($node->psql('postgres', "SELECT audience.verify_leaf('{}', 'count() > 1', now())"))[2] =~ /for profiles only/ ? 1 : 0,
+	1, 'a leaf that needs a profile');
 
 #
 # Many users: several ranges

@@ -112,7 +112,7 @@ sub deadlocks
 {
 	my ($offset) = @_;
 	my $log = slurp_file($node->logfile, $offset);
-	return join "\n", $log =~ /deadlock detected\n.*?DETAIL:  (.*?)\n\d{4}-/sg;
+	return join "\n", $log =~ /(deadlock detected.{0,800})/sg;
 }
 
 foreach my $level ('read committed', 'repeatable read', 'serializable')

@@ -598,6 +598,7 @@ sub random_sequence
 	foreach my $n (1 .. $present)
 	{
 		push @steps, { absent => 1 } if $n > 1 && chance(0.3);
+		push @steps, { absent => 1 } if $n > 1 && $steps[-1]{absent} && chance(0.5);
 		push @steps, { timed => $n > 1 && chance(0.5) };
 	}
 	push @steps, { absent => 1, timed => 1 } if chance(0.3);
