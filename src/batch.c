@@ -117,6 +117,8 @@ aud_batch_set_row(AudBatch *batch, AudUser *user, HeapTuple tuple, TupleDesc tup
 	user->last_seen = isnull ? PG_INT64_MIN : DatumGetTimestampTz(datum);
 	datum = SPI_getbinval(tuple, tupdesc, AUD_PROFILE_EVALUATED_AT, &isnull);
 	user->as_of = DatumGetTimestampTz(datum);
+	datum = SPI_getbinval(tuple, tupdesc, AUD_PROFILE_MEMBERS, &isnull);
+	user->members = isnull ? NULL : DatumGetByteaPP(datum);
 	datum = SPI_getbinval(tuple, tupdesc, AUD_PROFILE_STATE, &isnull);
 	user->is_new = isnull;
 	aud_user_state_read(batch->defs, user, isnull ? NULL : DatumGetByteaPP(datum));
@@ -196,31 +198,5 @@ aud_batch_lock(AudBatch *batch, bool create)
 		read_rows(batch, AUD_LOCK_PROFILES);
 	for (int i = 0; i < batch->nusers; i++)
 		batch->users[i].exists = batch->users[i].states != NULL;
-	MemoryContextSwitchTo(old);
-}
-
-/* Reads the stored memberships of all users. */
-void
-aud_batch_read_members(AudBatch *batch)
-{
-	MemoryContext old = MemoryContextSwitchTo(batch->mcxt);
-	Datum		args[1];
-	uint64		n;
-	int			at = 0;
-
-	args[0] = aud_batch_user_ids(batch);
-	n = aud_store_execute(AUD_READ_MEMBERS, args, NULL, batch->read_only);
-	for (uint64 i = 0; i < n; i++)
-	{
-		AudUser    *user = next_user(batch, SPI_tuptable->vals[i], SPI_tuptable->tupdesc, &at);
-		bool		isnull;
-
-		/* rows of one user stand together: room for all that are left */
-		if (user->members == NULL)
-			user->members = palloc((n - i) * sizeof(int32));
-		user->members[user->nmembers++] =
-			DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2, &isnull));
-	}
-	SPI_freetuptable(SPI_tuptable);
 	MemoryContextSwitchTo(old);
 }

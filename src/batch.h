@@ -31,6 +31,7 @@
 #include "storage/itemptr.h"
 
 #include "definitions.h"
+#include "members.h"
 
 /* an aggregate whose value may have changed, and what it was */
 typedef struct AudTouched
@@ -59,12 +60,15 @@ typedef struct AudUser
 	TimestampTz horizon;		/* earliest event that was ahead of a window's end */
 	AudAggregateState *states;	/* one for each aggregate */
 
-	int			nstatics;		/* numbers of the static segments it is in, ascending */
-	int32	   *statics;
-	int			statics_changed;	/* number of the static segment entered or left, 0: none */
+	const bytea *members;		/* stored memberships (members.c); NULL: none */
+	bytea	   *new_members;	/* those after the batch, if members_changed */
+	bool		members_changed;
 
-	int			nmembers;		/* stored memberships, when asked for: numbers, ascending */
-	int32	   *members;
+	/* static segments that the caller enters the user into, or takes it out of */
+	int			nstatics;
+	int32	   *statics;		/* numbers */
+	bool		statics_enter;
+	const char *statics_reason;
 
 	int			nevents;		/* new ones, in the order of time and id */
 	AudEvent   *events;
@@ -77,12 +81,23 @@ typedef struct AudUser
 /* one change of membership */
 typedef struct AudChange
 {
-	int			user;
 	int			segment;
 	bool		added;
 	float8		score;			/* below 0: none */
 	const char *reason;
+	bool		store;			/* changes the stored memberships ... */
+	bool		anew;			/* ... also if the user is among them already */
+	bool		log;			/* is a transition */
 } AudChange;
+
+/* a row of the history: one user's changes for one reason */
+typedef struct AudLogRow
+{
+	int			user;
+	const char *reason;
+	int			nentries;
+	bytea	   *entries;		/* transition_log.c */
+} AudLogRow;
 
 typedef struct AudBatch
 {
@@ -102,9 +117,13 @@ typedef struct AudBatch
 	bool		fill_all;
 	const char *fill_reason;
 
-	int			nchanges;
+	int			nchanges;		/* of the user being decided */
 	int			max_changes;
 	AudChange  *changes;
+
+	int			nlog;			/* of all users */
+	int			max_log;
+	AudLogRow  *log;
 
 } AudBatch;
 
@@ -115,19 +134,18 @@ extern void aud_batch_lock(AudBatch *batch, bool create);
 extern void aud_batch_read(AudBatch *batch);
 extern void aud_batch_set_row(AudBatch *batch, AudUser *user, HeapTuple tuple, TupleDesc tupdesc);
 extern Datum aud_batch_user_ids(AudBatch *batch);
-extern void aud_batch_read_members(AudBatch *batch);
 extern void aud_batch_take(AudBatch *batch);
 extern void aud_batch_advance(AudBatch *batch);
 extern void aud_batch_decide(AudBatch *batch);
-extern void aud_batch_write_changes(AudBatch *batch);
-extern void aud_batch_add_change(AudBatch *batch, int user, int segment, bool added, float8 rule_score, const char *reason);
+extern void aud_batch_write_log(AudBatch *batch);
+extern void aud_batch_settle(AudBatch *batch, AudUser *user);
+extern AudChange *aud_batch_add_change(AudBatch *batch, int segment, bool added, float8 rule_score, const char *reason);
 extern void aud_batch_write(AudBatch *batch);
 
 /* user_state.c: the profile's state column */
 extern bytea *aud_user_state_write(const AudDefinitions *defs, const AudUser *user);
 extern void aud_user_state_read(const AudDefinitions *defs, AudUser *user, const bytea *state);
 extern void aud_user_set_now(AudUser *user, const AudClock *clock);
-extern bool aud_user_in_static(const AudUser *user, int32 number);
 extern void aud_user_touch(const AudDefinitions *defs, AudUser *user, int aggregate);
 
 /* decide.c: evaluation of one user */

@@ -146,15 +146,12 @@ in_segment(AudDecider *decider, int index)
 	if (!segment->is_member_source)
 		return false;
 	if (segment->is_static)
-		return aud_user_in_static(decider->user, segment->number);
+		for (int i = 0; i < decider->user->nstatics; i++)
+			if (decider->user->statics[i] == segment->number)
+				return decider->user->statics_enter;
+	/* without a program: static, or beside the definitions (an overlay) */
 	if (segment->program == NULL)
-	{
-		/* beside the definitions (an overlay): what is stored */
-		for (int i = 0; i < decider->user->nmembers; i++)
-			if (decider->user->members[i] == segment->number)
-				return true;
-		return false;
-	}
+		return aud_members_find(decider->user->members, segment->number, NULL);
 	if (decider->segment_known[index] != decider->epoch)
 	{
 		check_stack_depth();
@@ -524,65 +521,46 @@ find_turned(AudDecider *decider)
 		for (int i = 0; i < defs->nleaves; i++)
 			if (defs->leaves[i].source == AUD_LEAF_ATTRIBUTE)
 				compare_leaf(decider, i);
-	if (user->statics_changed != 0)
-	{
-		int			index = aud_definitions_find_segment_number(defs, user->statics_changed);
-
-		for (int i = 0; index >= 0 && i < defs->segments[index].nleaves; i++)
-			turn(decider, defs->segments[index].leaves[i],
-				 aud_decider_leaf_holds(decider, defs->segments[index].leaves[i]));
-	}
-}
-
-/* Is the segment among the user's stored memberships? */
-static bool
-is_stored_member(const AudUser *user, int32 number)
-{
-	int			low = 0,
-				high = user->nmembers;
-
-	while (low < high)
-	{
-		int			middle = (low + high) / 2;
-
-		if (user->members[middle] == number)
-			return true;
-		if (user->members[middle] < number)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return false;
 }
 
 /*
- * Adds a change to the batch's list; a score below 0 is none.  Allocates in
- * the batch's context.
+ * A segment's leaves turn over, because the user has entered or left it; the
+ * change is noted, and returned (valid until the next).
  */
-void
-aud_batch_add_change(AudBatch *batch, int user, int segment, bool added,
-					 float8 rule_score, const char *reason)
+static AudChange *
+change_membership(AudBatch *batch, AudDecider *decider, int index, bool added,
+				  float8 rule_score, const char *reason)
 {
+	const AudSegment *segment = &batch->defs->segments[index];
+
+	for (int i = 0; i < segment->nleaves; i++)
+		turn(decider, segment->leaves[i],
+			 added != ((batch->defs->leaves[segment->leaves[i]].node->flags & AUD_NEGATED) != 0));
+	return aud_batch_add_change(batch, index, added, rule_score, reason);
+}
+
+/*
+ * A static segment that becomes active or inactive: whoever is in its list
+ * enters or leaves.
+ */
+static void
+fill_static(AudBatch *batch, AudDecider *decider, int index)
+{
+	const AudSegment *segment = &batch->defs->segments[index];
 	AudChange  *change;
 
-	if (batch->nchanges == batch->max_changes)
-	{
-		batch->max_changes = batch->max_changes ? batch->max_changes * 2 : 64;
-		batch->changes = batch->changes ?
-			repalloc_huge(batch->changes, batch->max_changes * sizeof(AudChange)) :
-			MemoryContextAlloc(batch->mcxt, batch->max_changes * sizeof(AudChange));
-	}
-	change = &batch->changes[batch->nchanges++];
-	change->user = user;
-	change->segment = segment;
-	change->added = added;
-	change->score = rule_score;
-	change->reason = reason;
+	if (batch->fill_all ||
+		!aud_members_find(decider->user->members, segment->number, NULL))
+		return;
+	change = change_membership(batch, decider, index, segment->is_member_source, -1,
+							   batch->fill_reason);
+	/* the list stays, but those in it enter anew */
+	change->store = change->anew = segment->is_member_source;
 }
 
 /* Decides one candidate. */
 static void
-decide_segment(AudBatch *batch, AudDecider *decider, int user_index, int index)
+decide_segment(AudBatch *batch, AudDecider *decider, int index)
 {
 	const AudSegment *segment = &batch->defs->segments[index];
 	AudUser    *user = decider->user;
@@ -590,27 +568,51 @@ decide_segment(AudBatch *batch, AudDecider *decider, int user_index, int index)
 	bool		before,
 				after;
 
-	if (segment->is_static ? !fill : segment->program == NULL)
+	if (segment->is_static)
+	{
+		if (fill)
+			fill_static(batch, decider, index);
+		return;
+	}
+	if (segment->program == NULL)
 		return;
 	decider->nevaluated++;
 	after = in_segment(decider, index);
 	if (user->is_new)
 		before = false;
 	else if (fill)
-		before = is_stored_member(user, segment->number);
+		before = aud_members_find(user->members, segment->number, NULL);
 	else
 		before = segment->is_member_source &&
 			run_program(decider, segment->program, true);
 	if (before == after)
 		return;
 	/* a rule that holds scores 1: each group has what it needs */
-	aud_batch_add_change(batch, user_index, index, after,
-						 segment->is_static ? -1 :
-						 after ? 1 : aud_decider_score(decider, segment->program),
-						 fill ? batch->fill_reason : batch->reason);
-	for (int i = 0; i < segment->nleaves; i++)
-		turn(decider, segment->leaves[i],
-			 after != ((batch->defs->leaves[segment->leaves[i]].node->flags & AUD_NEGATED) != 0));
+	change_membership(batch, decider, index, after,
+					  after ? 1 : aud_decider_score(decider, segment->program),
+					  fill ? batch->fill_reason : batch->reason);
+}
+
+/* The static segments that the caller enters the user into, or takes it out of. */
+static void
+change_statics(AudBatch *batch, AudDecider *decider)
+{
+	const AudUser *user = decider->user;
+
+	for (int i = 0; i < user->nstatics; i++)
+	{
+		int			index = aud_definitions_find_segment_number(batch->defs, user->statics[i]);
+
+		if (index < 0 ||
+			aud_members_find(user->members, user->statics[i], NULL) == user->statics_enter)
+			continue;
+		if (batch->defs->segments[index].is_member_source)
+			change_membership(batch, decider, index, user->statics_enter, -1,
+							  user->statics_reason);
+		else
+			aud_batch_add_change(batch, index, user->statics_enter, -1,
+								 user->statics_reason)->log = false;
+	}
 }
 
 /* Makes all segments to be filled candidates, or all there are. */
@@ -627,8 +629,8 @@ add_fill_candidates(const AudBatch *batch, AudDecider *decider)
 }
 
 /*
- * Finds the memberships of one user that changed, and adds them to the
- * batch's changes, in topological order of the segments.
+ * Finds the memberships of one user that changed, in topological order of the
+ * segments, and settles them.
  */
 void
 aud_decide_user(AudBatch *batch, AudDecider *decider, int index)
@@ -637,6 +639,7 @@ aud_decide_user(AudBatch *batch, AudDecider *decider, int index)
 	MemoryContext old = MemoryContextSwitchTo(decider->mcxt);
 
 	aud_decider_set_user(decider, user, &batch->clock);
+	change_statics(batch, decider);
 	if (!user->is_new && !user->rebuild)
 		find_turned(decider);
 	add_fill_candidates(batch, decider);
@@ -646,9 +649,10 @@ aud_decide_user(AudBatch *batch, AudDecider *decider, int index)
 			int			bit = pg_rightmost_one_pos64(decider->candidates[w]);
 
 			decider->candidates[w] &= ~(UINT64CONST(1) << bit);
-			decide_segment(batch, decider, index, w * 64 + bit);
+			decide_segment(batch, decider, w * 64 + bit);
 		}
 	user->write |= decider->any_turned;
+	aud_batch_settle(batch, user);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(decider->mcxt);
 }

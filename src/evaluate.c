@@ -81,15 +81,6 @@ begin(const Compiled *compiled)
 	return batch;
 }
 
-/* Makes the batch's users ready for a decider. */
-static void
-prepare(AudBatch *batch, const Compiled *compiled)
-{
-	if (compiled->rule->needs & AUD_NEEDS_SEGMENTS)
-		aud_batch_read_members(batch);
-	aud_batch_advance(batch);
-}
-
 /*
  * profile_match(profiles, rule) → boolean: operator |= on a row of table
  * profiles.  The compiled rule is kept for the call site.
@@ -107,7 +98,6 @@ aud_profile_match(PG_FUNCTION_ARGS)
 	bool		isnull;
 	Datum		id;
 	bool		result;
-	int			nestlevel;
 
 	if (compiled == NULL || compiled->base != aud_definitions_get() ||
 		compiled->version != compiled->base->version ||
@@ -134,19 +124,14 @@ aud_profile_match(PG_FUNCTION_ARGS)
 		PG_RETURN_BOOL(false);
 	}
 
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	nestlevel = aud_store_begin();
 	batch = begin(compiled);
 	user = aud_batch_add(batch, VARDATA_ANY(DatumGetTextPP(id)),
 						 VARSIZE_ANY_EXHDR(DatumGetTextPP(id)));
 	aud_batch_set_row(batch, user, &tuple, tupdesc);
-	prepare(batch, compiled);
+	aud_batch_advance(batch);
 	aud_decider_set_user(compiled->decider, &batch->users[0], &batch->clock);
 	result = aud_decider_holds(compiled->decider, compiled->program);
 	aud_batch_end(batch);
-	aud_store_end(nestlevel);
-	SPI_finish();
 	ReleaseTupleDesc(tupdesc);
 	PG_RETURN_BOOL(result);
 }
@@ -174,7 +159,7 @@ aud_rule_scan(PG_FUNCTION_ARGS)
 		more = aud_pass_next(batch, &after);
 		if (more)
 		{
-			prepare(batch, compiled);
+			aud_batch_advance(batch);
 			for (int i = 0; i < batch->nusers; i++)
 			{
 				aud_decider_set_user(compiled->decider, &batch->users[i], &batch->clock);
@@ -206,7 +191,7 @@ read_one(const Compiled *compiled, text *user_id)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("user \"%s\" does not exist", text_to_cstring(user_id))));
-	prepare(batch, compiled);
+	aud_batch_advance(batch);
 	return batch;
 }
 

@@ -33,6 +33,7 @@ PG_FUNCTION_INFO_V1(aud_fill);
 PG_FUNCTION_INFO_V1(aud_rebuild);
 PG_FUNCTION_INFO_V1(aud_set_attributes);
 PG_FUNCTION_INFO_V1(aud_set_static);
+PG_FUNCTION_INFO_V1(aud_leave_all);
 
 #define CHUNK_USERS		5000
 
@@ -138,7 +139,6 @@ aud_fill(PG_FUNCTION_ARGS)
 		more = aud_pass_next(batch, &after);
 		if (more)
 		{
-			aud_batch_read_members(batch);
 			aud_batch_advance(batch);
 			aud_batch_decide(batch);
 			aud_batch_write(batch);
@@ -178,9 +178,10 @@ sorted_texts(ArrayType *array, int *n)
 }
 
 /*
- * rebuild(user_ids text[], reason text) → bigint: makes the states of these
- * users anew from the events, and their memberships from the rules, making the
- * profiles that are missing; how many users.
+ * rebuild(user_ids text[], reason text, statics int[]) → bigint: makes the
+ * states of these users anew from the events, and their memberships from the
+ * rules, making the profiles that are missing; they also enter these static
+ * segments.  How many users.
  */
 Datum
 aud_rebuild(PG_FUNCTION_ARGS)
@@ -188,6 +189,8 @@ aud_rebuild(PG_FUNCTION_ARGS)
 	int			n;
 	char	  **ids = sorted_texts(PG_GETARG_ARRAYTYPE_P(0), &n);
 	char	   *reason = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	int			nstatics;
+	int32	   *statics = int_array(fcinfo, 2, &nstatics);
 	const AudDefinitions *defs;
 	int64		count = 0;
 	int			nestlevel;
@@ -209,9 +212,12 @@ aud_rebuild(PG_FUNCTION_ARGS)
 		{
 			batch->users[u].rebuild = true;
 			batch->users[u].is_new = false;
+			batch->users[u].nstatics = nstatics;
+			batch->users[u].statics = statics;
+			batch->users[u].statics_enter = true;
+			batch->users[u].statics_reason = reason;
 		}
 		count += batch->nusers;
-		aud_batch_read_members(batch);
 		aud_batch_advance(batch);
 		aud_batch_decide(batch);
 		aud_batch_write(batch);
@@ -303,39 +309,6 @@ aud_set_attributes(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* Enters a user into a static segment, or takes it out; false: it was so. */
-static bool
-change_static(AudBatch *batch, AudUser *user, int32 number, bool add)
-{
-	int			at = 0;
-	int32	   *statics;
-
-	while (at < user->nstatics && user->statics[at] < number)
-		at++;
-	if ((at < user->nstatics && user->statics[at] == number) == add)
-		return false;
-	statics = MemoryContextAlloc(batch->mcxt, (user->nstatics + 1) * sizeof(int32));
-	if (at > 0)
-		memcpy(statics, user->statics, at * sizeof(int32));
-	if (add)
-	{
-		statics[at] = number;
-		if (user->nstatics > at)
-			memcpy(statics + at + 1, user->statics + at, (user->nstatics - at) * sizeof(int32));
-		user->nstatics++;
-	}
-	else
-	{
-		user->nstatics--;
-		if (user->nstatics > at)
-			memcpy(statics + at, user->statics + at + 1, (user->nstatics - at) * sizeof(int32));
-	}
-	user->statics = statics;
-	user->statics_changed = number;
-	user->write = true;
-	return true;
-}
-
 /*
  * set_static(segment int, user_ids text[], add bool, reason text) → bigint:
  * enters users into a static segment (making the profiles that are missing)
@@ -349,38 +322,71 @@ aud_set_static(PG_FUNCTION_ARGS)
 	char	  **ids = sorted_texts(PG_GETARG_ARRAYTYPE_P(1), &n);
 	bool		add = PG_GETARG_BOOL(2);
 	char	   *reason = text_to_cstring(PG_GETARG_TEXT_PP(3));
-	const AudDefinitions *defs;
+	AudBatch   *batch;
 	int64		count = 0;
 	int			nestlevel;
-	int			segment;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	nestlevel = aud_store_begin();
+	batch = aud_batch_begin(aud_definitions_get_shared(), "rule_evaluation");
+	for (int i = 0; i < n; i++)
+		aud_batch_add(batch, ids[i], strlen(ids[i]));
+	aud_batch_lock(batch, add);
+	for (int u = 0; u < batch->nusers; u++)
+	{
+		AudUser    *user = &batch->users[u];
+
+		user->nstatics = 1;
+		user->statics = &number;
+		user->statics_enter = add;
+		user->statics_reason = reason;
+		count += user->exists &&
+			aud_members_find(user->members, number, NULL) != add;
+	}
+	aud_batch_advance(batch);
+	aud_batch_decide(batch);
+	aud_batch_write(batch);
+	aud_batch_end(batch);
+	aud_store_end(nestlevel);
+	SPI_finish();
+	PG_RETURN_INT64(count);
+}
+
+/*
+ * leave_all(user_id text, reason text): the user, whose profile is locked,
+ * leaves all segments that it is in.
+ */
+Datum
+aud_leave_all(PG_FUNCTION_ARGS)
+{
+	text	   *id = PG_GETARG_TEXT_PP(0);
+	char	   *reason = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	const AudDefinitions *defs;
+	AudBatch   *batch;
+	AudUser    *user;
+	int			nestlevel;
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	nestlevel = aud_store_begin();
 	defs = aud_definitions_get_shared();
-	segment = aud_definitions_find_segment_number(defs, number);
-	for (int i = 0; segment >= 0 && i < n;)
+	batch = aud_batch_begin(defs, reason);
+	user = aud_batch_add(batch, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id));
+	aud_batch_lock(batch, false);
+	for (int i = 0; user->exists && i < aud_members_count(user->members); i++)
 	{
-		AudBatch   *batch = aud_batch_begin(defs, "rule_evaluation");
+		int			index = aud_definitions_find_segment_number(defs,
+																aud_members_number(user->members, i));
 
-		/* all in one batch: locks must be taken in one order */
-		for (; i < n; i++)
-			aud_batch_add(batch, ids[i], strlen(ids[i]));
-		aud_batch_lock(batch, add);
-		for (int u = 0; u < batch->nusers; u++)
-			if (batch->users[u].exists &&
-				change_static(batch, &batch->users[u], number, add))
-			{
-				count++;
-				if (defs->segments[segment].is_member_source)
-					aud_batch_add_change(batch, u, segment, add, -1, reason);
-			}
-		aud_batch_advance(batch);
-		aud_batch_decide(batch);
-		aud_batch_write(batch);
-		aud_batch_end(batch);
+		if (index >= 0)
+			aud_batch_add_change(batch, index, false, -1, reason)->log =
+				defs->segments[index].is_member_source;
 	}
+	aud_batch_settle(batch, user);
+	aud_batch_write(batch);
+	aud_batch_end(batch);
 	aud_store_end(nestlevel);
 	SPI_finish();
-	PG_RETURN_INT64(count);
+	PG_RETURN_VOID();
 }

@@ -394,7 +394,6 @@ run(EventSource *source)
 		if (more)
 		{
 			aud_batch_take(batch);
-			aud_batch_write_changes(batch);
 		}
 		aud_batch_end(batch);
 	}

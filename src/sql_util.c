@@ -30,8 +30,6 @@ PG_FUNCTION_INFO_V1(aud_now_sql);
 PG_FUNCTION_INFO_V1(aud_timestamp_text);
 PG_FUNCTION_INFO_V1(aud_definitions_lock_shared_sql);
 PG_FUNCTION_INFO_V1(aud_merge_patch_sql);
-PG_FUNCTION_INFO_V1(aud_profile_statics);
-PG_FUNCTION_INFO_V1(aud_state_unite);
 PG_FUNCTION_INFO_V1(aud_rule_aggregates);
 PG_FUNCTION_INFO_V1(aud_rule_fields);
 PG_FUNCTION_INFO_V1(aud_rule_segments);
@@ -80,94 +78,6 @@ aud_merge_patch_sql(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("only JSON objects can be merged")));
 	PG_RETURN_JSONB_P(aud_merge_patch(target, patch));
-}
-
-/*
- * profile_statics(user_ids text[]) → setof (user_id, segment_number): the
- * static segments that stored users' states hold; ids in C order, each once.
- */
-Datum
-aud_profile_statics(PG_FUNCTION_ARGS)
-{
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	AudBatch   *batch;
-	Datum	   *ids;
-	int			n;
-	int			nestlevel;
-
-	InitMaterializedSRF(fcinfo, 0);
-	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false, TYPALIGN_INT, &ids, NULL, &n);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	nestlevel = aud_store_begin();
-	batch = aud_batch_begin(aud_definitions_get(), NULL);
-	batch->read_only = true;
-	for (int i = 0; i < n; i++)
-		aud_batch_add(batch, VARDATA_ANY(DatumGetTextPP(ids[i])),
-					  VARSIZE_ANY_EXHDR(DatumGetTextPP(ids[i])));
-	aud_batch_read(batch);
-	for (int i = 0; i < batch->nusers; i++)
-	{
-		const AudUser *user = &batch->users[i];
-
-		CHECK_FOR_INTERRUPTS();
-		for (int s = 0; user->exists && s < user->nstatics; s++)
-		{
-			Datum		values[2];
-			bool		nulls[2] = {false, false};
-
-			values[0] = PointerGetDatum(cstring_to_text_with_len(user->id, user->id_len));
-			values[1] = Int32GetDatum(user->statics[s]);
-			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
-		}
-	}
-	aud_batch_end(batch);
-	aud_store_end(nestlevel);
-	SPI_finish();
-	return (Datum) 0;
-}
-
-/* Orders numbers. */
-static int
-compare_numbers(const void *a, const void *b)
-{
-	int32		x = *(const int32 *) a;
-	int32		y = *(const int32 *) b;
-
-	return (x > y) - (x < y);
-}
-
-/*
- * state_unite(into_state bytea, from_state bytea) → bytea: the first of two
- * profiles' states with the static segments of both; null: a profile that has
- * none.  Nothing is evaluated.
- */
-Datum
-aud_state_unite(PG_FUNCTION_ARGS)
-{
-	const AudDefinitions *defs = aud_definitions_get();
-	AudUser		into = {0};
-	AudUser		from = {0};
-	int32	   *statics;
-	int			n;
-	int			kept = 0;
-
-	aud_user_state_read(defs, &into, PG_ARGISNULL(0) ? NULL : PG_GETARG_BYTEA_PP(0));
-	aud_user_state_read(defs, &from, PG_ARGISNULL(1) ? NULL : PG_GETARG_BYTEA_PP(1));
-	n = into.nstatics + from.nstatics;
-	if (n > 0)
-	{
-		statics = palloc(n * sizeof(int32));
-		for (int i = 0; i < n; i++)
-			statics[i] = i < into.nstatics ? into.statics[i] : from.statics[i - into.nstatics];
-		qsort(statics, n, sizeof(int32), compare_numbers);
-		for (int i = 0; i < n; i++)
-			if (kept == 0 || statics[kept - 1] != statics[i])
-				statics[kept++] = statics[i];
-		into.statics = statics;
-		into.nstatics = kept;
-	}
-	PG_RETURN_BYTEA_P(aud_user_state_write(defs, &into));
 }
 
 /*

@@ -33,7 +33,7 @@
 #include "store.h"
 
 #define PROFILE_COLUMNS \
-	"p.user_id, p.attributes, p.first_seen, p.last_seen, p.evaluated_at, p.state, p.ctid"
+	"p.user_id, p.first_seen, p.last_seen, p.evaluated_at, p.updated_at, p.state, p.members, p.attributes, p.ctid"
 
 typedef struct StatementText
 {
@@ -48,11 +48,12 @@ static const StatementText texts[AUD_NSTATEMENTS] = {
 		"INSERT INTO audience.profiles AS p (user_id, evaluated_at) "
 		"SELECT u.user_id, $2 FROM unnest($1) u (user_id) "
 		"ON CONFLICT (user_id) DO UPDATE SET "
-		"first_seen = audience.take_profile(p.user_id, p.attributes, p.first_seen, p.last_seen, p.evaluated_at, p.state), "
+		"first_seen = audience.take_profile(p.user_id, p.first_seen, p.last_seen, p.evaluated_at, p.state, p.members, p.attributes), "
 		"last_seen = audience.taken_time(p.user_id, 1), "
 		"evaluated_at = audience.taken_time(p.user_id, 2), "
+		"updated_at = pg_catalog.now(), "
 		"state = audience.taken_state(p.user_id), "
-		"updated_at = pg_catalog.now()",
+		"members = audience.taken_members(p.user_id, p.members)",
 		true, 2, {TEXTARRAYOID, TIMESTAMPTZOID}
 	},
 	[AUD_ACQUIRE_PROFILES] = {
@@ -75,44 +76,23 @@ static const StatementText texts[AUD_NSTATEMENTS] = {
 	},
 	[AUD_UPDATE_PROFILES] = {
 		"UPDATE audience.profiles p SET state = u.state, first_seen = u.first_seen, last_seen = u.last_seen, "
-		"evaluated_at = u.evaluated_at, updated_at = pg_catalog.now() "
-		"FROM unnest($1, $2, $3, $4, $5, $6) u (user_id, place, state, first_seen, last_seen, evaluated_at) "
+		"evaluated_at = u.evaluated_at, members = u.members, updated_at = pg_catalog.now() "
+		"FROM unnest($1, $2, $3, $4, $5, $6, $7) u (user_id, place, state, first_seen, last_seen, evaluated_at, members) "
 		"WHERE p.ctid = u.place AND p.user_id = u.user_id",
-		true, 6, {TEXTARRAYOID, TIDARRAYOID, BYTEAARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID}
+		true, 7, {TEXTARRAYOID, TIDARRAYOID, BYTEAARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, BYTEAARRAYOID}
 	},
 	[AUD_UPDATE_WITH_ATTRIBUTES] = {
 		"UPDATE audience.profiles p SET state = u.state, first_seen = u.first_seen, last_seen = u.last_seen, "
-		"evaluated_at = u.evaluated_at, attributes = u.attributes, updated_at = pg_catalog.now() "
-		"FROM unnest($1, $2, $3, $4, $5, $6, $7) u (user_id, place, state, first_seen, last_seen, evaluated_at, attributes) "
+		"evaluated_at = u.evaluated_at, members = u.members, attributes = u.attributes, updated_at = pg_catalog.now() "
+		"FROM unnest($1, $2, $3, $4, $5, $6, $7, $8) u (user_id, place, state, first_seen, last_seen, evaluated_at, members, attributes) "
 		"WHERE p.ctid = u.place AND p.user_id = u.user_id",
-		true, 7, {TEXTARRAYOID, TIDARRAYOID, BYTEAARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, JSONBARRAYOID}
-	},
-	[AUD_READ_MEMBERS] = {
-		"SELECT m.user_id, m.segment_number FROM audience.members m WHERE m.user_id = ANY($1) "
-		"ORDER BY m.user_id, m.segment_number",
-		true, 1, {TEXTARRAYOID}
-	},
-	[AUD_ENTER] = {
-		"INSERT INTO audience.members (user_id, segment_number, entered_at) "
-		"SELECT u.user_id, u.segment_number, u.entered_at "
-		"FROM unnest($1, $2, $3) u (user_id, segment_number, entered_at) "
-		"ORDER BY u.user_id COLLATE \"C\", u.segment_number "
-		"ON CONFLICT DO NOTHING RETURNING user_id, segment_number",
-		true, 3, {TEXTARRAYOID, INT4ARRAYOID, TIMESTAMPTZARRAYOID}
-	},
-	[AUD_LEAVE] = {
-		"DELETE FROM audience.members m USING unnest($1, $2) u (user_id, segment_number) "
-		"WHERE m.user_id = u.user_id AND m.segment_number = u.segment_number "
-		"RETURNING m.user_id, m.segment_number",
-		true, 2, {TEXTARRAYOID, INT4ARRAYOID}
+		true, 8, {TEXTARRAYOID, TIDARRAYOID, BYTEAARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, BYTEAARRAYOID, JSONBARRAYOID}
 	},
 	[AUD_LOG] = {
-		"INSERT INTO audience.transitions (user_id, segment_id, action, reason, occurred_at, event_id, segment_version, metadata) "
-		"SELECT u.user_id, u.segment_id, u.action, u.reason, u.occurred_at, u.event_id, u.segment_version, u.metadata "
-		"FROM unnest($1, $2, $3, $4, $5, $6, $7, $8) WITH ORDINALITY "
-		"u (user_id, segment_id, action, reason, occurred_at, event_id, segment_version, metadata, ordinal) "
-		"ORDER BY u.ordinal",
-		true, 8, {TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, INT4ARRAYOID, JSONBARRAYOID}
+		"INSERT INTO audience.transition_log (user_id, reason, occurred_at, event_id, latency, entries) "
+		"SELECT u.user_id, u.reason, u.occurred_at, u.event_id, u.latency, u.entries "
+		"FROM unnest($1, $2, $3, $4, $5, $6) u (user_id, reason, occurred_at, event_id, latency, entries)",
+		true, 6, {TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, INT8ARRAYOID, BYTEAARRAYOID}
 	},
 	[AUD_READ_VERSION] = {
 		"SELECT version FROM audience.definition_version",

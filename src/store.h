@@ -19,24 +19,23 @@ typedef enum AudStatement
 	AUD_LOCK_PROFILES,			/* users -> rows, locked in order */
 	AUD_READ_PROFILES,			/* users -> rows */
 	AUD_NEXT_PROFILES,			/* user, limit -> rows of those behind it, in order */
-	AUD_UPDATE_PROFILES,		/* users, places, states, first, last, as_of */
+	AUD_UPDATE_PROFILES,		/* users, places, states, first, last, as_of, members */
 	AUD_UPDATE_WITH_ATTRIBUTES,		/* users, places, the same and attributes */
-	AUD_READ_MEMBERS,			/* users -> user, segment number */
-	AUD_ENTER,					/* users, segment numbers, instants -> those that were not there */
-	AUD_LEAVE,					/* users, segment numbers -> those that were there */
-	AUD_LOG,					/* transitions */
+	AUD_LOG,					/* rows of the history */
 	AUD_READ_VERSION,			/* version of the definitions in the transaction's snapshot */
 	AUD_NSTATEMENTS
 } AudStatement;
 
 /* columns of a profile's row, of AUD_LOCK_PROFILES and AUD_READ_PROFILES */
 #define AUD_PROFILE_USER_ID			1
-#define AUD_PROFILE_ATTRIBUTES		2
-#define AUD_PROFILE_FIRST_SEEN		3
-#define AUD_PROFILE_LAST_SEEN		4
-#define AUD_PROFILE_EVALUATED_AT	5
+#define AUD_PROFILE_FIRST_SEEN		2
+#define AUD_PROFILE_LAST_SEEN		3
+#define AUD_PROFILE_EVALUATED_AT	4
+#define AUD_PROFILE_UPDATED_AT		5
 #define AUD_PROFILE_STATE			6
-#define AUD_PROFILE_PLACE			7	/* ctid; not in a row of the table's type */
+#define AUD_PROFILE_MEMBERS			7
+#define AUD_PROFILE_ATTRIBUTES		8
+#define AUD_PROFILE_PLACE			9	/* ctid; not in a row of the table's type */
 
 /*
  * Between begin and end, statements are planned for many small look-ups.

@@ -15,6 +15,7 @@
  *							returns first_seen
  *	  taken_time(...)		last_seen, evaluated_at
  *	  taken_state(...)		state
+ *	  taken_members(...)	members
  *
  * (PostgreSQL computes the SET clause in the order of the columns, of which
  * first_seen is the first; were it otherwise, the others would notice.)
@@ -28,7 +29,6 @@
 
 #include "access/xact.h"
 #include "fmgr.h"
-#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -39,6 +39,7 @@
 PG_FUNCTION_INFO_V1(aud_take_profile);
 PG_FUNCTION_INFO_V1(aud_taken_time);
 PG_FUNCTION_INFO_V1(aud_taken_state);
+PG_FUNCTION_INFO_V1(aud_taken_members);
 
 /* the batch that is being taken; statements do not nest here, functions may */
 typedef struct Taking
@@ -87,8 +88,9 @@ process_user(AudUser *user)
 }
 
 /*
- * take_profile(user_id, attributes, first_seen, last_seen, evaluated_at,
- * state) → first_seen: for the locked row of a user of the batch being taken.
+ * take_profile(user_id, first_seen, last_seen, evaluated_at, state, members,
+ * attributes) → first_seen: for the locked row of a user of the batch being
+ * taken.
  */
 Datum
 aud_take_profile(PG_FUNCTION_ARGS)
@@ -108,15 +110,16 @@ aud_take_profile(PG_FUNCTION_ARGS)
 		elog(ERROR, "user \"%s\" is not in the batch", text_to_cstring(id));
 	user = &taking->batch->users[taking->at];
 
-	user->attributes = PG_GETARG_JSONB_P(1);
-	user->first_seen = PG_ARGISNULL(2) ? PG_INT64_MAX : PG_GETARG_TIMESTAMPTZ(2);
-	user->last_seen = PG_ARGISNULL(3) ? PG_INT64_MIN : PG_GETARG_TIMESTAMPTZ(3);
-	user->as_of = PG_GETARG_TIMESTAMPTZ(4);
+	user->first_seen = PG_ARGISNULL(1) ? PG_INT64_MAX : PG_GETARG_TIMESTAMPTZ(1);
+	user->last_seen = PG_ARGISNULL(2) ? PG_INT64_MIN : PG_GETARG_TIMESTAMPTZ(2);
+	user->as_of = PG_GETARG_TIMESTAMPTZ(3);
+	user->members = PG_ARGISNULL(5) ? NULL : PG_GETARG_BYTEA_PP(5);
+	user->attributes = PG_GETARG_JSONB_P(6);
 	MemoryContextReset(taking->user_mcxt);
 	old = MemoryContextSwitchTo(taking->user_mcxt);
-	user->is_new = PG_ARGISNULL(5);
+	user->is_new = PG_ARGISNULL(4);
 	aud_user_state_read(taking->batch->defs, user,
-						user->is_new ? NULL : PG_GETARG_BYTEA_P_COPY(5));
+						user->is_new ? NULL : PG_GETARG_BYTEA_P_COPY(4));
 	process_user(user);
 	MemoryContextSwitchTo(old);
 	if (user->first_seen == PG_INT64_MAX)
@@ -144,6 +147,19 @@ aud_taken_state(PG_FUNCTION_ARGS)
 	AudUser    *user = taken_user(PG_GETARG_TEXT_PP(0));
 
 	PG_RETURN_BYTEA_P(aud_user_state_write(taking->batch->defs, user));
+}
+
+/* taken_members(user_id, members) → members, as they are or as they have become */
+Datum
+aud_taken_members(PG_FUNCTION_ARGS)
+{
+	AudUser    *user = taken_user(PG_GETARG_TEXT_PP(0));
+
+	if (user->members_changed ? user->new_members == NULL : PG_ARGISNULL(1))
+		PG_RETURN_NULL();
+	if (user->members_changed)
+		PG_RETURN_BYTEA_P(user->new_members);
+	PG_RETURN_DATUM(PG_GETARG_DATUM(1));
 }
 
 /*
@@ -177,8 +193,7 @@ take_made(AudBatch *batch)
 
 /*
  * Takes the batch's users, who have nothing but new events, and brings them
- * to now: their profiles are written, changes of memberships are in
- * batch->changes (those of new users are written already).
+ * to now; what has changed is written.
  */
 void
 aud_batch_take(AudBatch *batch)
@@ -211,5 +226,6 @@ aud_batch_take(AudBatch *batch)
 	aud_advance_end(mine.advance);
 	aud_decider_end(mine.decider);
 	take_made(batch);
+	aud_batch_write_log(batch);
 	MemoryContextSwitchTo(old);
 }

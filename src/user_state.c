@@ -5,7 +5,6 @@
  *
  *	  byte		version (1)
  *	  varint	1 and the horizon, or 0
- *	  varint	n, n static segments' numbers as differences
  *	  then		for each aggregate with a state: its number as difference, the
  *				length of what follows, the state (aggregate_state.c)
  *
@@ -45,13 +44,6 @@ aud_user_state_write(const AudDefinitions *defs, const AudUser *user)
 	aud_varint_append(&buf, user->horizon != PG_INT64_MAX);
 	if (user->horizon != PG_INT64_MAX)
 		aud_varint_append_signed(&buf, user->horizon);
-	aud_varint_append(&buf, user->nstatics);
-	for (int i = 0; i < user->nstatics; i++)
-	{
-		aud_varint_append(&buf, user->statics[i] - previous);
-		previous = user->statics[i];
-	}
-	previous = 0;
 	for (int i = 0; i < defs->naggregates; i++)
 	{
 		const AudAggregateDef *def = &defs->aggregates[i];
@@ -71,7 +63,7 @@ aud_user_state_write(const AudDefinitions *defs, const AudUser *user)
 }
 
 /*
- * Sets the user's states, horizon and static segments from the column's value
+ * Sets the user's states and horizon from the column's value
  * (NULL: a user without any).  Ids in the states stay in the value, which must
  * outlive the user; the rest is allocated in the current context.
  */
@@ -85,8 +77,6 @@ aud_user_state_read(const AudDefinitions *defs, AudUser *user, const bytea *stat
 
 	user->states = palloc0(Max(defs->naggregates, 1) * sizeof(AudAggregateState));
 	user->horizon = PG_INT64_MAX;
-	user->nstatics = 0;
-	user->statics = NULL;
 	if (state == NULL)
 		return;
 	p = VARDATA_ANY(state);
@@ -95,16 +85,6 @@ aud_user_state_read(const AudDefinitions *defs, AudUser *user, const bytea *stat
 		aud_varint_corrupt();
 	if (aud_varint_read(&p, end) != 0)
 		user->horizon = aud_varint_read_signed(&p, end);
-	user->nstatics = aud_varint_read(&p, end);
-	if (user->nstatics > end - p)
-		aud_varint_corrupt();
-	user->statics = palloc((user->nstatics + 1) * sizeof(int32));
-	for (int i = 0; i < user->nstatics; i++)
-	{
-		number += aud_varint_read(&p, end);
-		user->statics[i] = number;
-	}
-	number = 0;
 	while (p < end)
 	{
 		uint64		len;
@@ -137,16 +117,6 @@ aud_user_set_now(AudUser *user, const AudClock *clock)
 	if (user->as_of > user->now)
 		user->now = aud_now_is_set() ? user->as_of :
 			Max(user->now, Min(user->as_of, GetCurrentTimestamp()));
-}
-
-/* Is the user in the static segment of this number? */
-bool
-aud_user_in_static(const AudUser *user, int32 number)
-{
-	for (int i = 0; i < user->nstatics; i++)
-		if (user->statics[i] == number)
-			return true;
-	return false;
 }
 
 /*

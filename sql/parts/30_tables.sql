@@ -36,22 +36,26 @@ COMMENT ON COLUMN audience.events.properties IS 'a JSON object';
 COMMENT ON COLUMN audience.events.context IS 'a JSON object: session, device, ...';
 COMMENT ON COLUMN audience.events.received_at IS 'start of the transaction that stored it; the engine''s, not to be given';
 
+-- the columns that change stand before those that seldom do, so that WAL holds
+-- little else
 CREATE TABLE audience.profiles (
 	user_id text COLLATE "C" NOT NULL PRIMARY KEY,
-	attributes jsonb NOT NULL DEFAULT '{}',
 	first_seen timestamptz,
 	last_seen timestamptz,
 	evaluated_at timestamptz NOT NULL,
+	updated_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
 	state bytea,
-	updated_at timestamptz NOT NULL DEFAULT pg_catalog.now()
-) WITH (fillfactor = 70);
+	members bytea,
+	attributes jsonb NOT NULL DEFAULT '{}'
+) WITH (fillfactor = 80);
 COMMENT ON TABLE audience.profiles IS 'one row per user: attributes, and the state of the user''s traits';
 COMMENT ON COLUMN audience.profiles.user_id IS '1 to 255 bytes';
 COMMENT ON COLUMN audience.profiles.attributes IS 'what is set, not computed (profile_set)';
 COMMENT ON COLUMN audience.profiles.first_seen IS 'time of the user''s earliest event';
 COMMENT ON COLUMN audience.profiles.last_seen IS 'time of the user''s latest event';
 COMMENT ON COLUMN audience.profiles.evaluated_at IS 'the instant that state is exact for';
-COMMENT ON COLUMN audience.profiles.state IS 'the engine''s: states of aggregates, static memberships';
+COMMENT ON COLUMN audience.profiles.state IS 'the engine''s: states of aggregates';
+COMMENT ON COLUMN audience.profiles.members IS 'the engine''s: memberships; see view memberships';
 COMMENT ON COLUMN audience.profiles.updated_at IS 'start of the transaction that last changed the row';
 
 CREATE SEQUENCE audience.aggregate_number_seq AS integer START 1000;
@@ -90,6 +94,15 @@ COMMENT ON COLUMN audience.traits.built_in IS 'there from the start; cannot be d
 CREATE SEQUENCE audience.segment_number_seq AS integer;
 COMMENT ON SEQUENCE audience.segment_number_seq IS 'numbers of segments';
 
+CREATE TABLE audience.segment_numbers (
+	number integer NOT NULL PRIMARY KEY DEFAULT pg_catalog.nextval('audience.segment_number_seq'),
+	segment_id text COLLATE "C" NOT NULL
+);
+ALTER SEQUENCE audience.segment_number_seq OWNED BY audience.segment_numbers.number;
+COMMENT ON TABLE audience.segment_numbers IS 'the numbers under which memberships and history know segments, deleted ones too';
+COMMENT ON COLUMN audience.segment_numbers.number IS 'never used again';
+COMMENT ON COLUMN audience.segment_numbers.segment_id IS 'the segment that has or had it';
+
 CREATE TABLE audience.segments (
 	id text COLLATE "C" NOT NULL PRIMARY KEY,
 	name text NOT NULL,
@@ -101,12 +114,11 @@ CREATE TABLE audience.segments (
 	version integer NOT NULL DEFAULT 1,
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
 	updated_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
-	number integer NOT NULL UNIQUE DEFAULT pg_catalog.nextval('audience.segment_number_seq'),
+	number integer NOT NULL UNIQUE,
 	CHECK (type IN ('dynamic', 'static')),
 	CHECK (status IN ('ready', 'building')),
 	CHECK ((type = 'dynamic') = (rules IS NOT NULL))
 );
-ALTER SEQUENCE audience.segment_number_seq OWNED BY audience.segments.number;
 COMMENT ON TABLE audience.segments IS
 	'named sets of users (segment_create); a lock on it keeps definitions and ingestion apart';
 COMMENT ON COLUMN audience.segments.id IS '1 to 255 bytes, made from the name if not given';
@@ -119,7 +131,7 @@ COMMENT ON COLUMN audience.segments.status IS 'ready, or building: not yet fille
 COMMENT ON COLUMN audience.segments.version IS 'counts changes of the rule';
 COMMENT ON COLUMN audience.segments.created_at IS 'when it was made';
 COMMENT ON COLUMN audience.segments.updated_at IS 'when its definition last changed';
-COMMENT ON COLUMN audience.segments.number IS 'key of its memberships; never used again';
+COMMENT ON COLUMN audience.segments.number IS 'what memberships and history know it by (segment_numbers)';
 
 CREATE TABLE audience.definition_version (
 	version bigint NOT NULL
@@ -128,26 +140,30 @@ COMMENT ON TABLE audience.definition_version IS 'one row, counted up by every ch
 COMMENT ON COLUMN audience.definition_version.version IS 'how many changes there have been';
 INSERT INTO audience.definition_version VALUES (1);
 
-CREATE TABLE audience.members (
-	user_id text COLLATE "C" NOT NULL,
-	segment_number integer NOT NULL,
-	entered_at timestamptz NOT NULL,
-	PRIMARY KEY (user_id, segment_number)
-);
--- both columns, so that a plan made while the table was empty cannot look a
--- membership up by its segment alone
-CREATE INDEX members_segment_number_user_id_idx ON audience.members (segment_number, user_id);
-COMMENT ON TABLE audience.members IS 'who is in which segment, by number; see view memberships';
-COMMENT ON INDEX audience.members_segment_number_user_id_idx IS 'a segment''s members';
-COMMENT ON COLUMN audience.members.user_id IS 'the member';
-COMMENT ON COLUMN audience.members.segment_number IS 'number of the segment';
-COMMENT ON COLUMN audience.members.entered_at IS 'the instant the user entered';
+CREATE FUNCTION audience.member_since(members bytea, segment_number integer) RETURNS timestamptz
+AS 'MODULE_PATHNAME', 'aud_member_since'
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION audience.member_since(bytea, integer) IS
+	'internal: since when a profile''s memberships hold a segment; null: they do not';
 
+CREATE FUNCTION audience.members_list(members bytea, OUT segment_number integer, OUT entered_at timestamptz)
+	RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'aud_members_list'
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE ROWS 20;
+COMMENT ON FUNCTION audience.members_list(bytea) IS 'internal: a profile''s memberships';
+
+CREATE FUNCTION audience.members_remove(members bytea, segment_number integer) RETURNS bytea
+AS 'MODULE_PATHNAME', 'aud_members_remove'
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION audience.members_remove(bytea, integer) IS 'internal: a profile''s memberships without one segment';
+
+-- for one user, or one segment, a pass over the other: see docs/design.md
 CREATE VIEW audience.memberships AS
-	SELECT s.id AS segment_id, m.user_id, m.entered_at,
+	SELECT s.id AS segment_id, p.user_id, audience.member_since(p.members, s.number) AS entered_at,
 		CASE s.type WHEN 'static' THEN 'manual' ELSE 'rule' END AS source
-	FROM audience.members m JOIN audience.segments s ON s.number = m.segment_number
-	WHERE s.status = 'ready';
+	FROM audience.segments s JOIN audience.profiles p
+		ON audience.member_since(p.members, s.number) IS NOT NULL
+	WHERE s.status = 'ready' AND s.active;
 COMMENT ON VIEW audience.memberships IS 'who is in which segment, since when, and why';
 COMMENT ON COLUMN audience.memberships.segment_id IS 'the segment';
 COMMENT ON COLUMN audience.memberships.user_id IS 'the member';
@@ -155,23 +171,55 @@ COMMENT ON COLUMN audience.memberships.entered_at IS 'the instant the user enter
 COMMENT ON COLUMN audience.memberships.source IS 'rule, or manual for static segments';
 
 CREATE SEQUENCE audience.transition_seq;
-COMMENT ON SEQUENCE audience.transition_seq IS 'numbers of transitions';
+COMMENT ON SEQUENCE audience.transition_seq IS 'numbers of rows of the history';
 
-CREATE TABLE audience.transitions (
+CREATE TABLE audience.transition_log (
 	seq bigint NOT NULL DEFAULT pg_catalog.nextval('audience.transition_seq'),
 	user_id text COLLATE "C" NOT NULL,
-	segment_id text COLLATE "C" NOT NULL,
-	action text NOT NULL,
-	reason text NOT NULL,
 	occurred_at timestamptz NOT NULL,
 	recorded_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	reason text NOT NULL,
 	event_id text COLLATE "C",
-	segment_version integer,
-	metadata jsonb NOT NULL DEFAULT '{}',
+	latency bigint,
+	entries bytea NOT NULL,
 	PRIMARY KEY (user_id, seq)
 );
-ALTER SEQUENCE audience.transition_seq OWNED BY audience.transitions.seq;
-COMMENT ON TABLE audience.transitions IS 'every change of membership; append-only';
+ALTER SEQUENCE audience.transition_seq OWNED BY audience.transition_log.seq;
+COMMENT ON TABLE audience.transition_log IS
+	'every change of membership, a row for each user, moment and reason; append-only; see view transitions';
+COMMENT ON COLUMN audience.transition_log.seq IS 'rises within a user; no order between users';
+COMMENT ON COLUMN audience.transition_log.user_id IS 'who';
+COMMENT ON COLUMN audience.transition_log.occurred_at IS 'the instant it was evaluated for';
+COMMENT ON COLUMN audience.transition_log.recorded_at IS 'the clock when it was written';
+COMMENT ON COLUMN audience.transition_log.reason IS
+	'rule_evaluation, manual, expired, backfill, refresh, merge, erased, deactivated or segment_deleted';
+COMMENT ON COLUMN audience.transition_log.event_id IS 'the user''s latest event of the statement that caused it';
+COMMENT ON COLUMN audience.transition_log.latency IS 'from that event''s reception to the decision, in microseconds';
+COMMENT ON COLUMN audience.transition_log.entries IS 'the engine''s: which segments, in or out, version and score';
+
+CREATE FUNCTION audience.transition_entries(entries bytea, OUT ordinal integer, OUT segment_number integer,
+	OUT added boolean, OUT version integer, OUT score double precision) RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'aud_transition_entries'
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE ROWS 3;
+COMMENT ON FUNCTION audience.transition_entries(bytea) IS 'internal: the transitions that a row of the history holds';
+
+CREATE FUNCTION audience.transition_entry(segment_number integer, added boolean, version integer) RETURNS bytea
+AS 'MODULE_PATHNAME', 'aud_transition_entry'
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION audience.transition_entry(integer, boolean, integer) IS
+	'internal: column entries of a row of the history that holds one transition';
+
+CREATE VIEW audience.transitions AS
+	SELECT (l.seq << 20) + e.ordinal AS seq, l.user_id, n.segment_id,
+		CASE WHEN e.added THEN 'added' ELSE 'removed' END AS action,
+		l.reason, l.occurred_at, l.recorded_at, l.event_id, e.version AS segment_version,
+		pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+			'ruleScore', e.score, 'evaluationLatency', pg_catalog.trim_scale(l.latency / 1000.0),
+			'segmentVersion', e.version, 'eventId', l.event_id)) AS metadata
+	FROM audience.transition_log l
+		CROSS JOIN LATERAL audience.transition_entries(l.entries) e
+		JOIN audience.segment_numbers n ON n.number = e.segment_number;
+COMMENT ON VIEW audience.transitions IS 'every change of membership';
 COMMENT ON COLUMN audience.transitions.seq IS 'rises within a user; no order between users';
 COMMENT ON COLUMN audience.transitions.user_id IS 'who';
 COMMENT ON COLUMN audience.transitions.segment_id IS 'which segment';
@@ -192,8 +240,8 @@ SELECT pg_catalog.pg_extension_config_dump('audience.aggregate_number_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('audience.traits', 'WHERE NOT built_in');
 SELECT pg_catalog.pg_extension_config_dump('audience.segments', '');
 SELECT pg_catalog.pg_extension_config_dump('audience.segment_number_seq', '');
-SELECT pg_catalog.pg_extension_config_dump('audience.members', '');
-SELECT pg_catalog.pg_extension_config_dump('audience.transitions', '');
+SELECT pg_catalog.pg_extension_config_dump('audience.segment_numbers', '');
+SELECT pg_catalog.pg_extension_config_dump('audience.transition_log', '');
 SELECT pg_catalog.pg_extension_config_dump('audience.transition_seq', '');
 
 INSERT INTO audience.aggregates (number, definition) VALUES

@@ -58,12 +58,17 @@ LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION audience.definitions_lock_shared() IS
 	'internal: keeps definitions from changing until the transaction ends';
 
-CREATE FUNCTION audience.take_profile(user_id text, attributes jsonb, first_seen timestamptz, last_seen timestamptz,
-	evaluated_at timestamptz, state bytea) RETURNS timestamptz
+CREATE FUNCTION audience.take_profile(user_id text, first_seen timestamptz, last_seen timestamptz,
+	evaluated_at timestamptz, state bytea, members bytea, attributes jsonb) RETURNS timestamptz
 AS 'MODULE_PATHNAME', 'aud_take_profile'
 LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION audience.take_profile(text, jsonb, timestamptz, timestamptz, timestamptz, bytea) IS
+COMMENT ON FUNCTION audience.take_profile(text, timestamptz, timestamptz, timestamptz, bytea, bytea, jsonb) IS
 	'internal: brings a profile that ingestion has locked to now; its first_seen';
+
+CREATE FUNCTION audience.taken_members(user_id text, members bytea) RETURNS bytea
+AS 'MODULE_PATHNAME', 'aud_taken_members'
+LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION audience.taken_members(text, bytea) IS 'internal: the memberships of the profile just taken';
 
 CREATE FUNCTION audience.taken_time(user_id text, which integer) RETURNS timestamptz
 AS 'MODULE_PATHNAME', 'aud_taken_time'
@@ -82,11 +87,11 @@ LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION audience.fill(integer[], integer[], text, text) IS
 	'internal: makes these aggregates'' states, and these segments'' memberships, right for all users';
 
-CREATE FUNCTION audience.rebuild(user_ids text[], reason text) RETURNS bigint
+CREATE FUNCTION audience.rebuild(user_ids text[], reason text, statics integer[]) RETURNS bigint
 AS 'MODULE_PATHNAME', 'aud_rebuild'
 LANGUAGE C VOLATILE STRICT;
-COMMENT ON FUNCTION audience.rebuild(text[], text) IS
-	'internal: makes these users'' states and memberships anew, and the profiles that are missing; how many users';
+COMMENT ON FUNCTION audience.rebuild(text[], text, integer[]) IS
+	'internal: makes these users'' states and memberships anew, and the profiles that are missing, and enters them into these static segments; how many users';
 
 CREATE FUNCTION audience.set_attributes(user_ids text[], patches jsonb[]) RETURNS void
 AS 'MODULE_PATHNAME', 'aud_set_attributes'
@@ -112,12 +117,10 @@ LANGUAGE C STABLE STRICT;
 COMMENT ON FUNCTION audience.profile_values(text[], boolean) IS
 	'internal: these users'' aggregates (ids in C order) as of now, or as stored; missing ones are left out';
 
-CREATE FUNCTION audience.profile_statics(user_ids text[],
-	OUT user_id text, OUT segment_number integer) RETURNS SETOF record
-AS 'MODULE_PATHNAME', 'aud_profile_statics'
-LANGUAGE C STABLE STRICT;
-COMMENT ON FUNCTION audience.profile_statics(text[]) IS
-	'internal: the static segments that these users'' states (ids in C order) hold';
+CREATE FUNCTION audience.leave_all(user_id text, reason text) RETURNS void
+AS 'MODULE_PATHNAME', 'aud_leave_all'
+LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION audience.leave_all(text, text) IS 'internal: a user leaves all segments';
 
 CREATE FUNCTION audience.rule_scan(rule audience.rule) RETURNS SETOF text
 AS 'MODULE_PATHNAME', 'aud_rule_scan'

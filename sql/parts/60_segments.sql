@@ -96,9 +96,9 @@ BEGIN
 		RAISE EXCEPTION 'segment "%" already exists', new_id USING ERRCODE = '42710';
 	END IF;
 	PERFORM audience.segment_check(new_id, name, new_type, rules);
-	INSERT INTO audience.segments (id, name, type, rules, description, active)
-	VALUES (new_id, name, new_type, rules, description, coalesce(active, true))
-	RETURNING number INTO new_number;
+	INSERT INTO audience.segment_numbers (segment_id) VALUES (new_id) RETURNING number INTO new_number;
+	INSERT INTO audience.segments (id, name, type, rules, description, active, number)
+	VALUES (new_id, name, new_type, rules, description, coalesce(active, true), new_number);
 	IF new_type = 'dynamic' THEN
 		added := audience.aggregates_add(ARRAY(SELECT audience.rule_aggregates(rules)));
 		PERFORM audience.fill(ARRAY[new_number], added, 'backfill', 'expired');
@@ -176,13 +176,14 @@ BEGIN
 			USING ERRCODE = '2BP01', DETAIL = dependents;
 	END IF;
 	WITH gone AS (
-		DELETE FROM audience.members m WHERE m.segment_number = segment.number RETURNING m.user_id
+		UPDATE audience.profiles p SET members = audience.members_remove(p.members, segment.number)
+		WHERE audience.member_since(p.members, segment.number) IS NOT NULL RETURNING p.user_id
 	), ordered AS (
-		SELECT g.user_id FROM gone g ORDER BY g.user_id
+		SELECT g.user_id FROM gone g WHERE segment.active ORDER BY g.user_id
 	)
-	INSERT INTO audience.transitions (user_id, segment_id, action, reason, occurred_at, segment_version, metadata)
-	SELECT o.user_id, segment.id, 'removed', 'segment_deleted', audience.now(), segment.version,
-		jsonb_build_object('segmentVersion', segment.version)
+	INSERT INTO audience.transition_log (user_id, reason, occurred_at, entries)
+	SELECT o.user_id, 'segment_deleted', audience.now(),
+		audience.transition_entry(segment.number, false, segment.version)
 	FROM ordered o;
 	DELETE FROM audience.segments s WHERE s.number = segment.number;
 	PERFORM audience.aggregates_prune();
@@ -333,12 +334,12 @@ BEGIN
 			SELECT h.user_id FROM audience.rule_scan(segment_diff.rule) h (user_id)
 		)
 		SELECT h.user_id COLLATE "C", 'added' FROM holds h
-		WHERE NOT EXISTS (SELECT FROM audience.members m
-			WHERE m.user_id = h.user_id AND m.segment_number = segment.number)
+		WHERE NOT EXISTS (SELECT FROM audience.profiles p
+			WHERE p.user_id = h.user_id AND audience.member_since(p.members, segment.number) IS NOT NULL)
 		UNION ALL
-		SELECT m.user_id, 'removed' FROM audience.members m
-		WHERE m.segment_number = segment.number
-			AND NOT EXISTS (SELECT FROM holds h WHERE h.user_id = m.user_id)
+		SELECT p.user_id, 'removed' FROM audience.profiles p
+		WHERE audience.member_since(p.members, segment.number) IS NOT NULL
+			AND NOT EXISTS (SELECT FROM holds h WHERE h.user_id = p.user_id)
 		ORDER BY 1;
 END
 $$ LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;

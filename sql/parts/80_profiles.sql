@@ -125,10 +125,9 @@ BEGIN
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'user "%" does not exist', profile_erase.user_id USING ERRCODE = '42704';
 	END IF;
-	DELETE FROM audience.members m WHERE m.user_id = profile_erase.user_id;
-	GET DIAGNOSTICS memberships = ROW_COUNT;
-	DELETE FROM audience.transitions t WHERE t.user_id = profile_erase.user_id;
-	GET DIAGNOSTICS transitions = ROW_COUNT;
+	memberships := (SELECT count(*) FROM audience.memberships m WHERE m.user_id = profile_erase.user_id);
+	transitions := (SELECT count(*) FROM audience.transitions t WHERE t.user_id = profile_erase.user_id);
+	DELETE FROM audience.transition_log l WHERE l.user_id = profile_erase.user_id;
 	events := audience.events_delete(profile_erase.user_id);
 	DELETE FROM audience.profiles p WHERE p.user_id = profile_erase.user_id;
 	RETURN jsonb_build_object('events', events, 'profiles', 1,
@@ -137,12 +136,6 @@ END
 $$ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION audience.profile_erase(text) IS
 	'removes everything about a user, history too; how many rows of what';
-
-CREATE FUNCTION audience.state_unite(into_state bytea, from_state bytea) RETURNS bytea
-AS 'MODULE_PATHNAME', 'aud_state_unite'
-LANGUAGE C STABLE;
-COMMENT ON FUNCTION audience.state_unite(bytea, bytea) IS
-	'internal: the first of two profiles'' states with the static segments of both';
 
 CREATE FUNCTION audience.events_copy(from_user text, into_user text) RETURNS bigint
 AS 'MODULE_PATHNAME', 'aud_events_copy'
@@ -157,7 +150,7 @@ DECLARE
 	source audience.profiles;
 	target audience.profiles;
 	profile audience.profiles;
-	left_at timestamptz := audience.now();
+	statics integer[];
 BEGIN
 	IF from_user IS NULL OR into_user IS NULL THEN
 		RAISE EXCEPTION 'user id must not be null' USING ERRCODE = '22023';
@@ -205,26 +198,18 @@ BEGIN
 	END LOOP;
 	PERFORM audience.events_delete(from_user);
 
-	-- a user's clock never runs back
-	IF coalesce(current_setting('audience.now', true), '') = '' THEN
-		left_at := greatest(left_at, least(source.evaluated_at, clock_timestamp()));
-	END IF;
-	WITH gone AS (
-		DELETE FROM audience.members m WHERE m.user_id = from_user RETURNING m.segment_number
-	)
-	INSERT INTO audience.transitions (user_id, segment_id, action, reason, occurred_at, segment_version, metadata)
-	SELECT from_user, s.id, 'removed', 'merge', left_at, s.version,
-		jsonb_build_object('segmentVersion', s.version)
-	FROM gone g JOIN audience.segments s ON s.number = g.segment_number
-	ORDER BY s.id;
+	statics := ARRAY(
+		SELECT m.segment_number
+		FROM audience.members_list(source.members) m JOIN audience.segments s ON s.number = m.segment_number
+		WHERE s.type = 'static');
+	PERFORM audience.leave_all(from_user, 'merge');
 	DELETE FROM audience.profiles p WHERE p.user_id = from_user;
 
 	UPDATE audience.profiles p
 	SET attributes = audience.merge_patch(source.attributes, target.attributes),
-		state = audience.state_unite(target.state, source.state),
 		updated_at = now()
 	WHERE p.user_id = into_user;
-	PERFORM audience.rebuild(ARRAY[into_user], 'merge');
+	PERFORM audience.rebuild(ARRAY[into_user], 'merge', statics);
 END
 $$ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION audience.profile_merge(text, text) IS
@@ -244,7 +229,7 @@ BEGIN
 		RETURN audience.rebuild(ARRAY(
 			SELECT u.user_id FROM unnest(profile_rebuild.user_ids) u (user_id)
 			WHERE EXISTS (SELECT FROM audience.events e WHERE e.user_id = u.user_id)
-				OR EXISTS (SELECT FROM audience.profiles p WHERE p.user_id = u.user_id)), 'refresh');
+				OR EXISTS (SELECT FROM audience.profiles p WHERE p.user_id = u.user_id)), 'refresh', '{}');
 	END IF;
 	without_profile := ARRAY(
 		SELECT DISTINCT e.user_id FROM audience.events e
@@ -260,7 +245,7 @@ BEGIN
 			) u ORDER BY u.user_id LIMIT 50000
 		) n;
 		EXIT WHEN chunk IS NULL;
-		count := count + audience.rebuild(chunk, 'refresh');
+		count := count + audience.rebuild(chunk, 'refresh', '{}');
 		last := chunk[cardinality(chunk)];
 	END LOOP;
 	RETURN count;

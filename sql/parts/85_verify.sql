@@ -314,7 +314,7 @@ BEGIN
 	rounds := audience.verify_rounds();
 	RETURN format($q$
 WITH profile AS MATERIALIZED (
-	SELECT user_id, attributes, first_seen, last_seen, evaluated_at, state IS NULL AS is_new
+	SELECT user_id, attributes, first_seen, last_seen, evaluated_at, members, state IS NULL AS is_new
 	FROM audience.profiles
 	WHERE ($1 IS NULL OR user_id > $1) AND ($2 IS NULL OR user_id <= $2)
 ), event AS MATERIALIZED (
@@ -336,23 +336,6 @@ WITH profile AS MATERIALIZED (
 ), stored AS (
 	SELECT user_id, jsonb_object_agg(aggregate, value) AS vals
 	FROM audience.profile_values((SELECT ids FROM ids), false) GROUP BY user_id
-), statics AS (
-	SELECT p.user_id, array_agg(s.id) AS held
-	FROM audience.profile_statics((SELECT ids FROM ids)) p
-		JOIN audience.segments s ON s.number = p.segment_number
-	WHERE s.type = 'static' AND s.active AND s.status = 'ready'
-	GROUP BY p.user_id
-), round0 AS MATERIALIZED (
-	SELECT r.*, coalesce(s.held, '{}') AS held FROM recomputed r LEFT JOIN statics s USING (user_id)
-)%3$s, expected AS (
-	SELECT user_id, unnest(held) AS id FROM round%4$s
-), member AS MATERIALIZED (
-	SELECT m.user_id, m.segment_number, m.entered_at, s.id, s.type, s.status,
-		p.user_id IS NOT NULL AS has_profile
-	FROM audience.members m
-		LEFT JOIN audience.segments s ON s.number = m.segment_number
-		LEFT JOIN profile p ON p.user_id = m.user_id
-	WHERE ($1 IS NULL OR m.user_id > $1) AND ($2 IS NULL OR m.user_id <= $2)
 ), transition AS MATERIALIZED (
 	SELECT t.user_id, t.segment_id AS id, t.seq, t.action, t.occurred_at,
 		lag(t.action) OVER own AS before, lead(t.seq) OVER own IS NULL AS is_last
@@ -360,6 +343,22 @@ WITH profile AS MATERIALIZED (
 	WHERE ($1 IS NULL OR t.user_id > $1) AND ($2 IS NULL OR t.user_id <= $2)
 		AND s.status IS DISTINCT FROM 'building'
 	WINDOW own AS (PARTITION BY t.user_id, t.segment_id ORDER BY t.seq)
+), statics AS (
+	-- who is in a static list, as history has it
+	SELECT t.user_id, array_agg(t.id) AS held
+	FROM transition t JOIN audience.segments s ON s.id = t.id
+	WHERE t.is_last AND t.action = 'added' AND s.type = 'static' AND s.active AND s.status = 'ready'
+	GROUP BY t.user_id
+), round0 AS MATERIALIZED (
+	SELECT r.*, coalesce(s.held, '{}') AS held FROM recomputed r LEFT JOIN statics s USING (user_id)
+)%3$s, expected AS (
+	SELECT user_id, unnest(held) AS id FROM round%4$s
+), member AS MATERIALIZED (
+	-- an inactive static segment keeps its list, but has no members
+	SELECT p.user_id, m.segment_number, m.entered_at, s.id, s.type, s.status
+	FROM profile p CROSS JOIN LATERAL audience.members_list(p.members) m
+		LEFT JOIN audience.segments s ON s.number = m.segment_number
+	WHERE NOT coalesce(s.type = 'static' AND NOT s.active, false)
 )
 SELECT 'profile', coalesce(p.user_id, s.user_id)::text, NULL::text,
 	CASE WHEN p.user_id IS NULL THEN format('there are events (%%s), but no profile', s.count)
@@ -381,22 +380,21 @@ UNION ALL
 SELECT CASE s.type WHEN 'static' THEN 'static' ELSE 'membership' END, d.user_id, d.id,
 	CASE WHEN d.is_member THEN 'is a member, but '
 		WHEN d.should_be THEN 'is no member, but ' END ||
-	CASE WHEN s.type = 'static' AND d.should_be THEN 'the profile''s state has it'
-		WHEN s.type = 'static' THEN 'the profile''s state does not have it, or the segment is inactive'
+	CASE WHEN s.type = 'static' AND d.should_be THEN 'history has it'
+		WHEN s.type = 'static' THEN 'history does not have it, or the segment is inactive'
 		WHEN d.should_be THEN 'the rule holds'
 		WHEN s.active THEN 'the rule does not hold'
 		ELSE 'the segment is inactive' END
 FROM (SELECT coalesce(m.user_id, e.user_id) AS user_id, coalesce(m.id, e.id) AS id,
 		m.id IS NOT NULL AS is_member, e.id IS NOT NULL AS should_be
-	FROM (SELECT * FROM member WHERE has_profile AND status = 'ready') m
+	FROM (SELECT * FROM member WHERE status = 'ready') m
 		FULL JOIN expected e ON e.user_id = m.user_id AND e.id = m.id
 	WHERE m.id IS NULL OR e.id IS NULL) d
 	JOIN audience.segments s ON s.id = d.id
 UNION ALL
 SELECT 'orphan', user_id, id,
-	CASE WHEN id IS NULL THEN format('is a member of segment number %%s, which does not exist', segment_number)
-		ELSE 'is a member, but there is no profile' END
-FROM member WHERE id IS NULL OR NOT has_profile
+	format('is a member of segment number %%s, which does not exist', segment_number)
+FROM member WHERE id IS NULL
 UNION ALL
 SELECT 'transition', user_id, id, format('number %%s, "%%s", follows %%s', seq, action,
 	coalesce('"' || before || '"', 'none'))
@@ -410,8 +408,7 @@ SELECT 'transition', coalesce(t.user_id, m.user_id), coalesce(t.id, m.id),
 			audience.timestamp_text(m.entered_at), t.seq, audience.timestamp_text(t.occurred_at)) END
 FROM (SELECT * FROM transition WHERE is_last) t
 	FULL JOIN (SELECT * FROM member WHERE status = 'ready') m ON m.user_id = t.user_id AND m.id = t.id
-WHERE m.has_profile IS NOT FALSE
-	AND ((t.action = 'added') IS DISTINCT FROM (m.id IS NOT NULL) OR t.occurred_at <> m.entered_at)
+WHERE ((t.action = 'added') IS DISTINCT FROM (m.id IS NOT NULL) OR t.occurred_at <> m.entered_at)
 $q$, queries, coalesce(defaults, '{}'), rounds.ctes, rounds.last, names);
 END
 $$ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp;
