@@ -19,6 +19,10 @@ CREATE PROCEDURE bench.set_attributes() LANGUAGE plpgsql AS $$
 DECLARE
 	batch jsonb;
 BEGIN
+	-- a user's clock does not run back: it starts with the stream
+	PERFORM set_config('audience.now',
+		to_char(min(occurred_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), false)
+	FROM bench.stage;
 	FOR batch IN
 		SELECT jsonb_agg(jsonb_build_object('userId', user_id, 'attributes', attributes))
 		FROM (SELECT *, row_number() OVER (ORDER BY user_id) / 1000 AS n FROM bench.attributes) numbered

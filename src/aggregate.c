@@ -22,6 +22,13 @@
 #include "utils/fmgrprotos.h"
 
 #include "aggregate.h"
+#include "numeric_format.h"
+
+/*
+ * Numbers of 10^131000 and more are not summed: numeric ends at 10^131072, and
+ * no sum of smaller ones can get there.
+ */
+#define MAX_SUMMED_WEIGHT	(131000 / 4)
 
 /* Which state an aggregate needs; a sliding window makes extremes need all values. */
 static AudStateKind
@@ -278,9 +285,11 @@ event_counts(const AudAggregateDef *def, AudEvent *event,
 		*value = aud_path_collect(def->rule, def->property, nused, start, room);
 		if (*value == NULL || (*value)->type == jbvNull)
 			return false;
-		if (def->state == AUD_STATE_SUM || def->kind == AUD_AGG_MIN ||
-			def->kind == AUD_AGG_MAX)
+		if (def->kind == AUD_AGG_MIN || def->kind == AUD_AGG_MAX)
 			return (*value)->type == jbvNumeric;
+		if (def->state == AUD_STATE_SUM)
+			return (*value)->type == jbvNumeric &&
+				AUD_NUMERIC_WEIGHT((*value)->val.numeric) < MAX_SUMMED_WEIGHT;
 	}
 	return true;
 }

@@ -30,6 +30,9 @@
 
 PG_FUNCTION_INFO_V1(aud_definitions_changed);
 
+/* event types that are remembered */
+#define MAX_EVENT_TYPES		2000
+
 static AudDefinitions *loaded = NULL;
 static bool loaded_is_stale = false;
 static bool loaded_in_parallel = false;	/* with an older snapshot, perhaps */
@@ -381,6 +384,21 @@ aud_definitions_find_trait(const AudDefinitions *defs, const char *name, int len
 	return -1;
 }
 
+/* Forgets what event types feed: there were too many of them to be types. */
+static void
+forget_event_types(const AudDefinitions *defs)
+{
+	HASH_SEQ_STATUS status;
+	TypeEntry  *entry;
+
+	hash_seq_init(&status, defs->types);
+	while ((entry = hash_seq_search(&status)) != NULL)
+	{
+		pfree(entry->value.aggregates);
+		hash_search(defs->types, entry->type, HASH_REMOVE, NULL);
+	}
+}
+
 /*
  * Which aggregates an event of this type (1 to 255 bytes) may concern.  Looked
  * up among the aggregates at the type's first sight, then remembered.
@@ -394,6 +412,8 @@ aud_definitions_event_type(const AudDefinitions *defs, const char *type, int len
 
 	memcpy(key, type, len);
 	key[len] = '\0';
+	if (hash_get_num_entries(defs->types) >= MAX_EVENT_TYPES)
+		forget_event_types(defs);
 	entry = hash_search(defs->types, key, HASH_ENTER, &found);
 	if (!found)
 	{

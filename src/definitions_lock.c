@@ -36,8 +36,9 @@
 
 PG_FUNCTION_INFO_V1(aud_definitions_lock);
 
-#define ATTEMPT_MS	100
-#define PAUSE_MS	50
+/* how long an attempt waits: from the first to the longest; pauses are as long */
+#define FIRST_ATTEMPT_MS	10
+#define LONGEST_ATTEMPT_MS	100
 
 /* Keeps definitions from changing until the transaction ends. */
 void
@@ -167,6 +168,7 @@ aud_definitions_lock(PG_FUNCTION_ARGS)
 	Oid			relid = aud_definitions_table("segments");
 	TimestampTz start = GetCurrentTimestamp();
 	bool		waited = false;
+	int			ms = FIRST_ATTEMPT_MS;
 
 	while (!ConditionalLockRelationOid(relid, ShareRowExclusiveLock))
 	{
@@ -183,9 +185,10 @@ aud_definitions_lock(PG_FUNCTION_ARGS)
 		if (!waited)
 			aud_stats_count(AUD_COUNT_WAITS, 1);
 		waited = true;
-		if (attempt(relid, Min(left, ATTEMPT_MS)))
+		if (attempt(relid, Min(left, ms)))
 			break;
-		pg_usleep(PAUSE_MS * 1000L);
+		pg_usleep(ms * 1000L);
+		ms = Min(ms * 2, LONGEST_ATTEMPT_MS);
 	}
 	check_snapshot();
 	PG_RETURN_VOID();

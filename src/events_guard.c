@@ -28,13 +28,12 @@
 PG_FUNCTION_INFO_V1(aud_events_guard);
 PG_FUNCTION_INFO_V1(aud_events_delete);
 PG_FUNCTION_INFO_V1(aud_events_copy);
-PG_FUNCTION_INFO_V1(aud_events_move);
 
 typedef enum Doing
 {
 	DOING_NOTHING,
 	DOING_DELETE,
-	DOING_MOVE
+	DOING_COPY
 } Doing;
 
 static Doing doing = DOING_NOTHING;
@@ -48,9 +47,9 @@ static SPIPlanPtr copy_plan = NULL;
  * have been checked before, and whoever moves them evaluates.
  */
 bool
-aud_events_moving(void)
+aud_events_copying(void)
 {
-	return doing == DOING_MOVE;
+	return doing == DOING_COPY;
 }
 
 /*
@@ -132,10 +131,10 @@ copy_events(Datum from_user, Datum into_user)
 
 /*
  * Runs what one of the functions below asks for, with the guard open to it;
- * how many events were removed or, when they are moved or copied, were new.
+ * how many events were removed, or were new.
  */
 static int64
-run(Doing what, Datum from_user, Datum into_user, bool remove)
+run(Doing what, Datum from_user, Datum into_user)
 {
 	volatile int64 count = 0;
 	Doing		before = doing;
@@ -147,15 +146,8 @@ run(Doing what, Datum from_user, Datum into_user, bool remove)
 	PG_TRY();
 	{
 		doing = what;
-		if (what == DOING_MOVE)
-			count = copy_events(from_user, into_user);
-		if (remove)
-		{
-			int64		removed = delete_events(from_user);
-
-			if (what == DOING_DELETE)
-				count = removed;
-		}
+		count = what == DOING_COPY ? copy_events(from_user, into_user) :
+			delete_events(from_user);
 	}
 	PG_FINALLY();
 	{
@@ -174,26 +166,16 @@ run(Doing what, Datum from_user, Datum into_user, bool remove)
 Datum
 aud_events_delete(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_INT64(run(DOING_DELETE, PG_GETARG_DATUM(0), (Datum) 0, true));
+	PG_RETURN_INT64(run(DOING_DELETE, PG_GETARG_DATUM(0), (Datum) 0));
 }
 
 /*
- * events_copy(from_user text, into_user text) → bigint: as events_move, but
- * the events stay where they were too.  The caller need not hold the profiles.
+ * events_copy(from_user text, into_user text) → bigint: gives a user copies of
+ * another's events, equal ones once; how many were new.  Nothing is evaluated.
+ * The caller need not hold the profiles.
  */
 Datum
 aud_events_copy(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_INT64(run(DOING_MOVE, PG_GETARG_DATUM(0), PG_GETARG_DATUM(1), false));
-}
-
-/*
- * events_move(from_user text, into_user text) → bigint: gives one user's
- * events to another, equal ones once; how many were new there.  Nothing is
- * evaluated.  The caller holds both profiles.
- */
-Datum
-aud_events_move(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_INT64(run(DOING_MOVE, PG_GETARG_DATUM(0), PG_GETARG_DATUM(1), true));
+	PG_RETURN_INT64(run(DOING_COPY, PG_GETARG_DATUM(0), PG_GETARG_DATUM(1)));
 }

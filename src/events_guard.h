@@ -9,6 +9,6 @@
 #define AUD_EVENTS_GUARD_H
 
 /* events_guard.c: are the events being inserted those of a profile_merge? */
-extern bool aud_events_moving(void);
+extern bool aud_events_copying(void);
 
 #endif							/* AUD_EVENTS_GUARD_H */

@@ -118,6 +118,25 @@ check_text(const char *name, int len)
 				 errdetail("It is %d bytes long.", len)));
 }
 
+/* Refuses an event because of its time. */
+static void
+refuse_time(const NewEvent *new, const AudClock *clock)
+{
+	StringInfoData occurred;
+	StringInfoData now;
+
+	initStringInfo(&occurred);
+	initStringInfo(&now);
+	aud_timestamp_append(&occurred, new->event.time);
+	aud_timestamp_append(&now, clock->now);
+	ereport(ERROR,
+			(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+			 errmsg("event is too far in the future or not in time at all"),
+			 errdetail("Event \"%s\" of user \"%s\" occurred at %s; now is %s.",
+					   new->event.id, new->user_id, occurred.data, now.data),
+			 errhint("Events may be ahead of now by \"audience.max_future_skew\".")));
+}
+
 /* Refuses an event that cannot be taken (SPEC 2.5, 3, 7). */
 static void
 check_event(const NewEvent *new, const AudClock *clock)
@@ -135,24 +154,17 @@ check_event(const NewEvent *new, const AudClock *clock)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("properties and context of an event must be JSON objects"),
 				 errdetail("Event \"%s\" of user \"%s\".",
-						   pnstrdup(event->id, event->id_len), new->user_id)));
+						   event->id, new->user_id)));
 	if (size > (Size) aud_max_event_size * 1024)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("properties and context of an event are too large"),
 				 errdetail("Event \"%s\" of user \"%s\" has %zu bytes; \"audience.max_event_size\" is %d kB.",
-						   pnstrdup(event->id, event->id_len), new->user_id,
+						   event->id, new->user_id,
 						   size, aud_max_event_size)));
 	if (TIMESTAMP_NOT_FINITE(event->time) ||
 		event->time > clock->now + clock->max_future_skew)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
-				 errmsg("event is too far in the future or not in time at all"),
-				 errdetail("Event \"%s\" of user \"%s\" occurred at %s; now is %s.",
-						   pnstrdup(event->id, event->id_len), new->user_id,
-						   timestamptz_to_str(event->time),
-						   pstrdup(timestamptz_to_str(clock->now))),
-				 errhint("Events may be ahead of now by \"audience.max_future_skew\".")));
+		refuse_time(new, clock);
 }
 
 /* A text column of the slot, copied and NUL-terminated. */
@@ -417,7 +429,7 @@ aud_events_inserted(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function \"events_inserted\" must be called by a statement trigger after INSERT with a transition table")));
 	count = tuplestore_tuple_count(trigger->tg_newtable);
-	if (count == 0 || aud_events_moving())
+	if (count == 0 || aud_events_copying())
 		return PointerGetDatum(NULL);
 
 	if (SPI_connect() != SPI_OK_CONNECT)

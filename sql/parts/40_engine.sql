@@ -25,12 +25,6 @@ AS 'MODULE_PATHNAME', 'aud_events_delete'
 LANGUAGE C VOLATILE STRICT SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION audience.events_delete(text) IS 'internal: removes a user''s events, for profile_erase; how many';
 
-CREATE FUNCTION audience.events_move(from_user text, into_user text) RETURNS bigint
-AS 'MODULE_PATHNAME', 'aud_events_move'
-LANGUAGE C VOLATILE STRICT SET search_path = pg_catalog, pg_temp;
-COMMENT ON FUNCTION audience.events_move(text, text) IS
-	'internal: gives one user''s events to another, equal ones once, without evaluation; how many were new';
-
 CREATE FUNCTION audience.definitions_changed() RETURNS trigger
 AS 'MODULE_PATHNAME', 'aud_definitions_changed'
 LANGUAGE C SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
@@ -129,18 +123,18 @@ COMMENT ON FUNCTION audience.rule_scan(audience.rule) IS 'internal: the users fo
 
 CREATE FUNCTION audience.rule_aggregates(rule audience.rule) RETURNS SETOF audience.rule
 AS 'MODULE_PATHNAME', 'aud_rule_aggregates'
-LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE ROWS 3;
 COMMENT ON FUNCTION audience.rule_aggregates(audience.rule) IS
 	'internal: what a rule asks of events, as table aggregates keeps it';
 
 CREATE FUNCTION audience.rule_fields(rule audience.rule) RETURNS SETOF text
 AS 'MODULE_PATHNAME', 'aud_rule_fields'
-LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE ROWS 3;
 COMMENT ON FUNCTION audience.rule_fields(audience.rule) IS 'internal: the first keys of the fields that a rule asks of a profile';
 
 CREATE FUNCTION audience.rule_segments(rule audience.rule) RETURNS SETOF text
 AS 'MODULE_PATHNAME', 'aud_rule_segments'
-LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE ROWS 3;
 COMMENT ON FUNCTION audience.rule_segments(audience.rule) IS 'internal: the segments that a rule refers to';
 
 CREATE FUNCTION audience.rule_explain(rule audience.rule, user_id text,

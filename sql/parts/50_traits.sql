@@ -56,7 +56,7 @@ BEGIN
 	SELECT v.* INTO problem FROM audience.rule_validate(node) v;
 	IF NOT problem.valid THEN
 		RAISE EXCEPTION 'invalid trait' USING ERRCODE = '22023',
-			DETAIL = format('At %s: %s', problem.location, problem.error);
+			DETAIL = format('At %s: %s.', problem.location, rtrim(problem.error, '.'));
 	END IF;
 	RETURN node::audience.rule;
 END

@@ -75,8 +75,8 @@ COMMENT ON FUNCTION audience.segment_check(text, text, text, audience.rule) IS
 
 CREATE FUNCTION audience.segment_id(name text) RETURNS text
 AS $$
-	SELECT pg_catalog.left(pg_catalog.btrim(
-		pg_catalog.regexp_replace(pg_catalog.lower(name), '[^a-z0-9]+', '_', 'g'), '_'), 63)
+	SELECT pg_catalog.rtrim(pg_catalog.left(pg_catalog.ltrim(
+		pg_catalog.regexp_replace(pg_catalog.lower(name), '[^a-z0-9]+', '_', 'g'), '_'), 63), '_')
 $$ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION audience.segment_id(text) IS 'the id that a segment of this name gets';
 

@@ -226,6 +226,9 @@ DECLARE
 BEGIN
 	PERFORM audience.definitions_lock_shared();
 	IF profile_rebuild.user_ids IS NOT NULL THEN
+		IF array_position(profile_rebuild.user_ids, NULL) IS NOT NULL THEN
+			RAISE EXCEPTION 'user id must not be null' USING ERRCODE = '22023';
+		END IF;
 		RETURN audience.rebuild(ARRAY(
 			SELECT u.user_id FROM unnest(profile_rebuild.user_ids) u (user_id)
 			WHERE EXISTS (SELECT FROM audience.events e WHERE e.user_id = u.user_id)

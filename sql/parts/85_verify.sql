@@ -178,7 +178,10 @@ BEGIN
 		audience.verify_events(node),
 		audience.verify_window(node),
 		CASE WHEN NOT node ? 'property' THEN 'true'
-			WHEN aggregate IN ('sum', 'avg', 'min', 'max') THEN 'jsonb_typeof(v) = ''number'''
+			WHEN aggregate IN ('min', 'max') THEN 'jsonb_typeof(v) = ''number'''
+			-- larger ones are not summed
+			WHEN aggregate IN ('sum', 'avg') THEN
+				'CASE WHEN jsonb_typeof(v) = ''number'' THEN abs(v::numeric) < 1e131000 ELSE false END'
 			ELSE 'v IS NOT NULL' END);
 END
 $$ LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp;

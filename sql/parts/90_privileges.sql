@@ -42,7 +42,7 @@ BEGIN
 		FOR relation IN
 			SELECT c.oid::regclass FROM pg_class c
 			WHERE c.relnamespace = 'audience'::regnamespace
-				AND (c.relkind = 'v' OR c.relkind = 'r' AND c.relname IN ('segments', 'profiles', 'traits', 'transitions')
+				AND (c.relkind = 'v' OR c.relkind = 'r' AND c.relname IN ('segments', 'profiles', 'traits')
 					OR c.relkind = 'r' AND c.relname = 'events' AND grant_access.level = 'admin')
 		LOOP
 			EXECUTE format('GRANT SELECT ON %s TO %s', relation, grantee);
@@ -68,7 +68,9 @@ COMMENT ON FUNCTION audience.grant_access(regrole, text) IS
 DO $$
 DECLARE
 	routine regprocedure;
-	-- the type's own functions, and those that tables' defaults and rules' texts need
+	-- the type's own functions, those that tables' defaults and rules' texts need,
+	-- and those with which memberships and transitions, if one may read these
+	-- views, unpack what is stored: a view's functions run as who reads it
 	public_routines constant text[] := ARRAY[
 		'rule_in', 'rule_out', 'rule_recv', 'rule_send', 'rule', 'jsonb',
 		'rule_eq', 'rule_ne', 'rule_lt', 'rule_le', 'rule_gt', 'rule_ge', 'rule_cmp',
@@ -77,7 +79,7 @@ DECLARE
 		'jsonb_match', 'jsonb_match_commutator', 'jsonb_match_support',
 		'row_match', 'row_match_commutator', 'row_match_support', 'row_recheck', 'row_recheck_support',
 		'match_sel', 'match_joinsel',
-		'now', 'timestamp_text'];
+		'now', 'timestamp_text', 'member_since', 'transition_entries'];
 BEGIN
 	FOR routine IN
 		SELECT p.oid::pg_catalog.regprocedure FROM pg_catalog.pg_proc p

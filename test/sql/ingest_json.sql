@@ -80,7 +80,8 @@ SELECT audience.event_ingest('{"userId":"g1","eventId":"g1","eventType":"t","tim
 SELECT audience.event_ingest('{"userId":"g2","eventId":"g2","eventType":"t","timestamp":"2026-02-01"}');
 BEGIN;
 SELECT audience.events_copy('g1', 'g2');
-SELECT audience.events_move('g1', 'g2');
+SELECT audience.events_copy('g1', 'g2');
+SELECT audience.events_delete('g1');
 SELECT user_id, event_id FROM audience.events WHERE user_id ~ '^g' ORDER BY 1, 2;
 SELECT audience.events_delete('g2');
 SELECT pg_temp.try('DELETE FROM audience.events');

@@ -71,7 +71,7 @@ SELECT event_id, properties, r.received_at = e.received_at AS received_at_kept F
 SELECT audience.profile_get('into');
 SELECT segment_id, reason, occurred_at, segment_version, metadata FROM audience.transitions WHERE user_id = 'from' AND action = 'removed' ORDER BY 1;
 SELECT count(*) FROM audience.events WHERE user_id = 'from';
-SELECT count(*) FROM audience.members WHERE user_id = 'from';
+SELECT count(*) FROM audience.profiles WHERE user_id = 'from';
 -- a membership of an inactive list went along
 SELECT audience.segment_update('sleeping_list', active => true);
 SELECT user_id FROM audience.segment_members('sleeping_list');
@@ -160,6 +160,8 @@ SET LOCAL ROLE "regress audience role";
 SELECT audience.profile_get('t');
 SELECT p.user_id, p OPERATOR(audience.|=) 'userId = ''t''' FROM audience.profiles p ORDER BY 1;
 SELECT segment_id FROM audience.user_segments('t');
+SELECT segment_id, source FROM audience.memberships WHERE user_id = 't' ORDER BY 1;
+SELECT segment_id, action FROM audience.transitions WHERE user_id = 't' ORDER BY seq;
 SAVEPOINT s;
 SELECT audience.profile_set('t', '{}');
 ROLLBACK;

@@ -116,14 +116,49 @@ SELECT pg_temp.news();
 SELECT * FROM audience.verify();
 
 --
+-- a user's clock never runs back, whatever audience.now says; another's may be
+-- behind
+--
+SELECT audience.segment_create('lately', 'count(ping, LAST ''1 hour'') >= 1');
+SET audience.now = '2026-03-01T14:00:00Z';
+SELECT audience.event_ingest('{"eventId":"1","userId":"ahead","eventType":"ping","timestamp":"2026-03-01T13:30:00Z"}');
+SET audience.now = '2026-03-01T12:00:00Z';
+SELECT audience.event_ingest('{"eventId":"2","userId":"ahead","eventType":"ping","timestamp":"2026-03-01T12:00:00Z"}');
+SELECT audience.event_ingest('{"eventId":"1","userId":"behind","eventType":"ping","timestamp":"2026-03-01T12:00:00Z"}');
+SELECT audience.profile_set('ahead', '{"country":"DE"}');
+SELECT audience.profile_rebuild(ARRAY['ahead', 'behind']);
+SELECT user_id, evaluated_at FROM audience.profiles WHERE user_id IN ('ahead', 'behind') ORDER BY 1;
+SELECT user_id, segment_id, action, occurred_at FROM audience.transitions WHERE user_id IN ('ahead', 'behind') ORDER BY user_id, seq;
+SET audience.now = '2026-03-01T14:30:00Z';
+SELECT audience.profile_set('ahead', '{}');
+SELECT user_id, segment_id, entered_at FROM audience.memberships WHERE user_id = 'ahead' ORDER BY 2;
+SET audience.now = '2026-03-01T12:00:00Z';
+SELECT audience.segment_update('lately', rules => 'count(ping, LAST ''2 hours'') >= 1');
+SELECT segment_id, action, reason, occurred_at FROM audience.transitions WHERE user_id = 'ahead' AND segment_id = 'lately' ORDER BY seq;
+SELECT * FROM audience.verify();
+
+--
 -- verify notices what was bent by force
 --
+-- a profile's memberships with one more, packed by hand in the machine's byte
+-- order: numbers, ascending, then times in microseconds from 2000 on
+CREATE FUNCTION pg_temp.native(big_endian bytea) RETURNS bytea LANGUAGE sql AS $$
+	SELECT CASE WHEN audience.member_since('\x010000000000000000000000', 1) IS NULL THEN big_endian
+		ELSE (SELECT string_agg(substring(big_endian FROM i FOR 1), '' ORDER BY i DESC)
+			FROM generate_series(1, length(big_endian)) i) END
+$$;
+CREATE FUNCTION pg_temp.members_with(members bytea, segment_id text) RETURNS bytea LANGUAGE sql AS $$
+	SELECT string_agg(pg_temp.native(int4send(number)), '' ORDER BY number) ||
+		string_agg(pg_temp.native(int8send((extract(epoch FROM at - '2000-01-01Z') * 1000000)::bigint)), '' ORDER BY number)
+	FROM (SELECT * FROM audience.members_list(members) UNION ALL
+		SELECT s.number, now() FROM audience.segments s WHERE s.id = segment_id) m (number, at)
+$$;
 BEGIN;
-DELETE FROM audience.members WHERE user_id = 'ann' AND segment_number = (SELECT number FROM audience.segments WHERE id = 'by_id');
+UPDATE audience.profiles SET members = audience.members_remove(members, (SELECT number FROM audience.segments WHERE id = 'by_id')) WHERE user_id = 'ann';
 SELECT problem, user_id, segment_id FROM audience.verify() ORDER BY 1, 2, 3;
 ROLLBACK;
 BEGIN;
-INSERT INTO audience.members (segment_number, user_id, entered_at) SELECT number, 'ann', now() FROM audience.segments WHERE id = 'german';
+UPDATE audience.profiles SET members = pg_temp.members_with(members, 'german') WHERE user_id = 'ann';
 SELECT DISTINCT problem, user_id, segment_id FROM audience.verify() ORDER BY 1, 2, 3;
 ROLLBACK;
 BEGIN;

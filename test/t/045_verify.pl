@@ -47,9 +47,47 @@ sub number_of
 	return "(SELECT number FROM audience.segments WHERE id = '$id')";
 }
 
+# A statement that takes memberships of a user away, enters one (for good, with
+# another instant too), or adds a transition to the user's history.
+sub leave
+{
+	my ($user, $id) = @_;
+	return "UPDATE audience.profiles SET members = audience.members_remove(members, "
+	  . number_of($id) . ") WHERE user_id = '$user'";
+}
+
+sub enter
+{
+	my ($user, $number, $at) = @_;
+	return "UPDATE audience.profiles SET members = members_with(members, $number, "
+	  . ($at // 'now()') . ") WHERE user_id = '$user'";
+}
+
+sub history
+{
+	my ($user, $number, $added, $reason) = @_;
+	return "INSERT INTO audience.transition_log (user_id, occurred_at, reason, entries) "
+	  . "VALUES ('$user', now(), '$reason', audience.transition_entry($number, $added, 1))";
+}
+
 #
 # A small database of which everything is known
 #
+# memberships with one more or another, packed by hand in the machine's byte
+# order: numbers, ascending, then times in microseconds from 2000 on
+$node->safe_psql('postgres', <<'SQL');
+CREATE FUNCTION native(big_endian bytea) RETURNS bytea LANGUAGE sql AS $$
+	SELECT CASE WHEN audience.member_since('\x010000000000000000000000', 1) IS NULL THEN big_endian
+		ELSE (SELECT string_agg(substring(big_endian FROM i FOR 1), '' ORDER BY i DESC)
+			FROM generate_series(1, length(big_endian)) i) END
+$$;
+CREATE FUNCTION members_with(members bytea, number int, at timestamptz) RETURNS bytea LANGUAGE sql AS $$
+	SELECT string_agg(native(int4send(m.number)), '' ORDER BY m.number) ||
+		string_agg(native(int8send((extract(epoch FROM m.at - '2000-01-01Z') * 1000000)::bigint)), '' ORDER BY m.number)
+	FROM (SELECT l.* FROM audience.members_list(members) l WHERE l.segment_number <> members_with.number
+		UNION ALL SELECT members_with.number, members_with.at) m (number, at)
+$$;
+SQL
 verify_empty($node, 'nothing there');
 $node->safe_psql('postgres', $now . <<'SQL');
 SELECT audience.trait_create('plan', 'last', 'signup', 'plan');
@@ -83,56 +121,93 @@ is($node->safe_psql('postgres', "SET audience.now = '2030-01-01'; SELECT count(*
 
 # memberships
 damage_is('a membership is gone',
-	'DELETE FROM audience.members WHERE segment_number = ' . number_of('spenders'),
+	leave('ann', 'spenders'),
 	'membership|ann|spenders|is no member, but the rule holds',
 	'transition|ann|spenders|the last one is number N, "added", but there is no membership');
 damage_is('a membership too many',
-	"INSERT INTO audience.members VALUES ('bob', " . number_of('spenders') . ', now())',
+	enter('bob', number_of('spenders')),
 	'membership|bob|spenders|is a member, but the rule does not hold',
 	'transition|bob|spenders|there is a membership, but no transition');
 damage_is('a member of an inactive segment',
-	"INSERT INTO audience.members VALUES ('bob', " . number_of('off') . ', now())',
+	enter('bob', number_of('off')),
 	'membership|bob|off|is a member, but the segment is inactive',
 	'transition|bob|off|there is a membership, but no transition');
+damage_is('all memberships of a user are gone',
+	"UPDATE audience.profiles SET members = NULL WHERE user_id = 'ann'",
+	map({ "membership|ann|$_|is no member, but the rule holds" } qw(converted german spenders)),
+	map({ "transition|ann|$_|the last one is number N, \"added\", but there is no membership" } qw(converted german spenders)));
+damage_is('the memberships are those of another user',
+	"UPDATE audience.profiles SET members = (SELECT members FROM audience.profiles WHERE user_id = 'cy') WHERE user_id = 'dan'",
+	q(static|dan|list|is a member, but history does not have it, or the segment is inactive),
+	'transition|dan|list|there is a membership, but no transition');
 damage_is('an attribute has changed behind the engine',
 	q(UPDATE audience.profiles SET attributes = '{"country":"FR"}' WHERE user_id = 'ann'),
 	'membership|ann|german|is a member, but the rule does not hold');
 
 # static lists
 damage_is('a static membership is gone',
-	"DELETE FROM audience.members WHERE user_id = 'cy'",
-	q(static|cy|list|is no member, but the profile's state has it),
+	leave('cy', 'list'),
+	q(static|cy|list|is no member, but history has it),
 	'transition|cy|list|the last one is number N, "added", but there is no membership');
 damage_is('a static membership too many',
-	"INSERT INTO audience.members VALUES ('dan', " . number_of('list') . ', now())',
-	q(static|dan|list|is a member, but the profile's state does not have it, or the segment is inactive),
+	enter('dan', number_of('list')),
+	q(static|dan|list|is a member, but history does not have it, or the segment is inactive),
 	'transition|dan|list|there is a membership, but no transition');
-damage_is('a member of an inactive static segment',
-	"INSERT INTO audience.members VALUES ('bob', " . number_of('closed') . ', now())',
-	q(static|bob|closed|is a member, but the profile's state does not have it, or the segment is inactive),
+damage_is('a static segment is inactive, but history has members',
+	"UPDATE audience.segments SET active = false WHERE id = 'list'",
+	'transition|bob|list|the last one is number N, "added", but there is no membership',
+	'transition|cy|list|the last one is number N, "added", but there is no membership');
+damage_is('a static segment is active, but history has no members',
+	"UPDATE audience.segments SET active = true WHERE id = 'closed'",
+	q(static|bob|closed|is a member, but history does not have it, or the segment is inactive),
 	'transition|bob|closed|there is a membership, but no transition');
+# nothing but the list itself says who is in it
+damage_is('another list of an inactive static segment', enter('dan', number_of('closed')));
 
 # transitions
 damage_is('an instant of entering is another',
-	"UPDATE audience.members SET entered_at = '2026-01-01' WHERE segment_number = " . number_of('german'),
+	enter('ann', number_of('german'), "'2026-01-01'"),
 	'transition|ann|german|the membership was entered at 2026-01-01T00:00:00Z, the last one, number N, occurred at 2026-06-10T12:00:00Z');
-damage_is('a transition is gone',
-	"DELETE FROM audience.transitions WHERE user_id = 'ann' AND segment_id = 'german'",
-	'transition|ann|german|there is a membership, but no transition');
+damage_is('an instant of a transition is another',
+	"UPDATE audience.transition_log SET occurred_at = '2026-01-01' WHERE user_id = 'cy'",
+	'transition|cy|list|the membership was entered at 2026-06-10T12:00:00Z, the last one, number N, occurred at 2026-01-01T00:00:00Z');
+damage_is('transitions of one moment are gone',
+	"DELETE FROM audience.transition_log WHERE user_id = 'ann'",
+	map({ "transition|ann|$_|there is a membership, but no transition" } qw(converted german spenders)));
+damage_is('all but one transition of a moment are gone',
+	"UPDATE audience.transition_log SET entries = audience.transition_entry(" . number_of('spenders') . ", true, 1) WHERE user_id = 'ann'",
+	map({ "transition|ann|$_|there is a membership, but no transition" } qw(converted german)));
+damage_is('a list is gone from history',
+	"DELETE FROM audience.transition_log WHERE user_id = 'cy'",
+	q(static|cy|list|is a member, but history does not have it, or the segment is inactive),
+	'transition|cy|list|there is a membership, but no transition');
 damage_is('a transition too many',
-	"INSERT INTO audience.transitions (user_id, segment_id, action, reason, occurred_at) VALUES ('ann', 'german', 'removed', 'manual', now())",
+	history('ann', number_of('german'), 'false', 'manual'),
 	'transition|ann|german|there is a membership, but the last one is number N, "removed"');
 damage_is('a transition twice',
-	"INSERT INTO audience.transitions (user_id, segment_id, action, reason, occurred_at) SELECT user_id, segment_id, action, reason, occurred_at FROM audience.transitions WHERE user_id = 'ann' AND segment_id = 'german'",
-	'transition|ann|german|number N, "added", follows "added"');
+	"INSERT INTO audience.transition_log (user_id, occurred_at, reason, entries) SELECT user_id, occurred_at, reason, entries FROM audience.transition_log WHERE user_id = 'cy'",
+	'transition|cy|list|number N, "added", follows "added"');
+damage_is('a transition twice in one moment',
+	"UPDATE audience.transition_log SET entries = entries || entries WHERE user_id = 'cy'",
+	'transition|cy|list|number N, "added", follows "added"');
+my $forgotten = "INSERT INTO audience.segment_numbers (number, segment_id) VALUES (777, 'forgotten');\n";
 damage_is('a history that begins with leaving',
-	"INSERT INTO audience.transitions (user_id, segment_id, action, reason, occurred_at) VALUES ('gone', 'forgotten', 'removed', 'merge', now())",
+	$forgotten . history('gone', 777, 'false', 'merge'),
 	'transition|gone|forgotten|number N, "removed", follows none');
 damage_is('a history of a user and a segment that are gone, but in turns',
-	"INSERT INTO audience.transitions (user_id, segment_id, action, reason, occurred_at) VALUES ('gone', 'forgotten', 'added', 'backfill', now()), ('gone', 'forgotten', 'removed', 'merge', now())");
+	$forgotten . history('gone', 777, 'true', 'backfill') . ";\n" . history('gone', 777, 'false', 'merge'));
 damage_is('a history that says a user of no profile is in',
-	"INSERT INTO audience.transitions (user_id, segment_id, action, reason, occurred_at) VALUES ('gone', 'spenders', 'added', 'backfill', now())",
+	history('gone', number_of('spenders'), 'true', 'backfill'),
 	'transition|gone|spenders|the last one is number N, "added", but there is no membership');
+
+# numbers of segments
+damage_is('a number means nothing',
+	'DELETE FROM audience.segment_numbers WHERE number = ' . number_of('german'),
+	'transition|ann|german|there is a membership, but no transition');
+damage_is('a number means another segment',
+	"UPDATE audience.segment_numbers SET segment_id = 'off' WHERE number = " . number_of('german'),
+	'transition|ann|german|there is a membership, but no transition',
+	'transition|ann|off|the last one is number N, "added", but there is no membership');
 
 # profiles
 damage_is('first_seen is another',
@@ -146,21 +221,25 @@ damage_is('a profile that was never evaluated',
 	'profile|dan||it has not been evaluated: there is no state');
 damage_is('a profile is gone',
 	"DELETE FROM audience.profiles WHERE user_id = 'ann'",
-	'orphan|ann|converted|is a member, but there is no profile',
-	'orphan|ann|german|is a member, but there is no profile',
-	'orphan|ann|spenders|is a member, but there is no profile',
-	'profile|ann||there are events (3), but no profile');
+	'profile|ann||there are events (3), but no profile',
+	map({ "transition|ann|$_|the last one is number N, \"added\", but there is no membership" } qw(converted german spenders)));
 damage_is('an event of an unknown user, stored without evaluation',
 	"INSERT INTO audience.events (user_id, event_id, event_type) VALUES ('eve', '1', 'x')",
 	'profile|eve||there are events (1), but no profile');
+damage_is('a profile that the engine did not make',
+	"INSERT INTO audience.profiles (user_id, evaluated_at, members) VALUES ('eve', now(), members_with(NULL, " . number_of('spenders') . ', now()))',
+	'membership|eve|spenders|is a member, but the rule does not hold',
+	'profile|eve||it has not been evaluated: there is no state',
+	'transition|eve|spenders|there is a membership, but no transition');
 
 # orphans
 damage_is('a member of a segment that does not exist',
-	"INSERT INTO audience.members VALUES ('ann', 99999, now())",
+	enter('ann', 99999),
 	'orphan|ann||is a member of segment number 99999, which does not exist');
-damage_is('a member that does not exist',
-	"INSERT INTO audience.members VALUES ('eve', " . number_of('spenders') . ', now())',
-	'orphan|eve|spenders|is a member, but there is no profile');
+damage_is('a segment is gone',
+	"DELETE FROM audience.segments WHERE id = 'converted'",
+	'orphan|ann||is a member of segment number ' . $node->safe_psql('postgres', 'SELECT ' . number_of('converted')) . ', which does not exist',
+	'transition|ann|converted|the last one is number N, "added", but there is no membership');
 damage_is('a trait that nothing keeps',
 	"UPDATE audience.traits SET aggregate_number = 77 WHERE name = 'spare'",
 	'orphan|||trait "spare" is kept by aggregate number 77, which does not exist',
@@ -320,8 +399,7 @@ SELECT 'v' || i, '1', 'purchase', '{"amount":200}' FROM generate_series(1, 20500
 SQL
 verify_empty($node, 'several ranges of users');
 damage_is('damage at both ends and behind the last profile',
-	"DELETE FROM audience.members WHERE (user_id, segment_number) IN (('ann', "
-	  . number_of('spenders') . "), ('v9999', " . number_of('spenders') . "));\n"
+	leave('ann', 'spenders') . ";\n" . leave('v9999', 'spenders') . ";\n"
 	  . "INSERT INTO audience.events (user_id, event_id, event_type) VALUES ('zoe', '1', 'x')",
 	'membership|ann|spenders|is no member, but the rule holds',
 	'membership|v9999|spenders|is no member, but the rule holds',

@@ -25,6 +25,9 @@ SELECT audience.segment_create('Items', 'items >= 2 OR SEQUENCE(login, purchase 
 SELECT audience.segment_create('Off', 'true', active => false);
 SELECT audience.segment_create('List', type => 'static');
 SELECT audience.segment_add('list', ARRAY['u1', 'listed only']);
+SELECT audience.segment_create('Closed list', type => 'static', active => false);
+SELECT audience.segment_add('closed_list', ARRAY['u2']);
+SELECT audience.segment_create('Forgotten', 'count() >= 10');
 INSERT INTO audience.events (user_id, occurred_at, event_id, event_type, properties, context)
 SELECT 'u' || n % 50, timestamptz '2026-03-01 12:00Z' - n * interval '7 hours', 'e' || n,
 	(ARRAY['login', 'purchase', 'view'])[1 + n % 3],
@@ -37,6 +40,7 @@ SELECT audience.profile_merge('u7', 'u8');
 SELECT audience.profile_erase('u9');
 SET audience.now = '2026-03-02T12:00:00Z';
 SELECT audience.segment_update('spenders', rules => 'totalSpent > 300');
+SELECT audience.segment_delete('forgotten');
 SELECT audience.event_ingest('{"userId":"u1","eventType":"purchase","eventId":"last","properties":{"amount":1000}}');
 CREATE TABLE uses_rules (id int PRIMARY KEY, rule audience.rule);
 INSERT INTO uses_rules SELECT row_number() OVER (ORDER BY id), rules FROM audience.segments;
@@ -57,6 +61,10 @@ sub contents
 		'SELECT user_id, attributes, first_seen, last_seen, updated_at, audience.profile_get(user_id) FROM audience.profiles ORDER BY user_id',
 		'SELECT segment_id, user_id, entered_at, source FROM audience.memberships ORDER BY segment_id, user_id',
 		'SELECT * FROM audience.transitions ORDER BY user_id, seq',
+		# and what it is made of
+		'SELECT user_id, evaluated_at, members, (SELECT array_agg(v ORDER BY aggregate) FROM audience.profile_values(ARRAY[user_id], false) v) FROM audience.profiles ORDER BY user_id',
+		'SELECT * FROM audience.transition_log ORDER BY user_id, seq',
+		'SELECT * FROM audience.segment_numbers ORDER BY number',
 		'SELECT * FROM uses_rules ORDER BY id',
 		'SELECT * FROM documents ORDER BY d');
 	return join "\n--\n", map { $node->safe_psql($db, $_) } @queries;
@@ -97,6 +105,19 @@ SELECT user_id, segment_id, action FROM audience.transitions t, last WHERE t.seq
 ROLLBACK;
 SQL
 	verify_empty($node, "$label: verify() after new events", $db);
+
+	# numbers that are given out go on where they were
+	$node->safe_psql($db, <<'SQL');
+SELECT audience.trait_create('new_trait', 'count', 'login');
+SELECT audience.segment_create('New', 'new_trait >= 1');
+SELECT audience.segment_update('closed_list', active => true);
+SQL
+	is($node->safe_psql($db, <<'SQL'), 't|t|u2', "$label: new numbers are new, and lists are kept");
+SELECT (SELECT number FROM audience.segments WHERE id = 'new') > (SELECT max(number) FROM audience.segment_numbers WHERE segment_id <> 'new'),
+	(SELECT aggregate_number FROM audience.traits WHERE name = 'new_trait') > ALL (SELECT aggregate_number FROM audience.traits WHERE name <> 'new_trait'),
+	(SELECT string_agg(user_id, ' ') FROM audience.segment_members('closed_list'))
+SQL
+	verify_empty($node, "$label: verify() after new definitions", $db);
 	return;
 }
 

@@ -83,6 +83,7 @@ is(attempt('plain', $_), '42501', "plain, with USAGE: $_")
   foreach (
 	'SELECT * FROM audience.events', 'SELECT * FROM audience.profiles',
 	'SELECT * FROM audience.memberships', 'SELECT * FROM audience.transitions',
+	'SELECT * FROM audience.transition_log', 'SELECT * FROM audience.segment_numbers',
 	'SELECT * FROM audience.segments', 'SELECT * FROM audience.traits',
 	"INSERT INTO audience.events (user_id, event_type) VALUES ('u', 't')",
 	"SELECT audience.event_ingest('{}')", "SELECT audience.events_ingest('[]')",
@@ -113,7 +114,10 @@ is($node->safe_psql('postgres', "SELECT segment_id FROM audience.memberships WHE
 	'spenders', 'minimal: sees the membership');
 is(attempt('minimal', $_), '42501', "minimal: $_")
   foreach ('SELECT * FROM audience.events', 'SELECT * FROM audience.profiles',
-	"DELETE FROM audience.members", "SELECT audience.segment_count('spenders')");
+	'SELECT * FROM audience.transitions', 'SELECT * FROM audience.transition_log',
+	"UPDATE audience.profiles SET members = NULL", "SELECT audience.segment_count('spenders')");
+is(attempt('minimal', $_), '55000', "minimal: $_")
+  foreach ('DELETE FROM audience.memberships', "INSERT INTO audience.memberships VALUES ('spenders', 'min')");
 is(attempt('minimal', "INSERT INTO audience.events (user_id, event_type) VALUES ('min', 'x') RETURNING user_id"),
 	'42501', 'minimal: RETURNING reads');
 
@@ -212,14 +216,16 @@ verify_empty($node);
 # triggers and policies of others
 is(attempt('hostile', 'CREATE TRIGGER t AFTER INSERT ON audience.events EXECUTE FUNCTION evil.caught()'), '42501', 'hostile: no trigger on events');
 is(attempt('hostile', 'ALTER TABLE audience.events DISABLE TRIGGER ALL'), '42501', 'hostile: no DISABLE TRIGGER');
-is(attempt('hostile', "INSERT INTO audience.members (segment_number, user_id, entered_at) VALUES (1, 'x', now())"), '42501', 'hostile: no DML on memberships');
+is(attempt('hostile', "UPDATE audience.profiles SET members = NULL"), '42501', 'hostile: no DML on memberships');
+is(attempt('hostile', "INSERT INTO audience.transition_log (user_id, occurred_at, reason, entries) VALUES ('x', now(), 'manual', audience.transition_entry(1, true, 1))"),
+	'42501', 'hostile: no DML on history');
 is(attempt('hostile', "INSERT INTO audience.events (user_id, event_type, received_at) VALUES ('forged', 'x', '2020-01-01')"), '0A000', 'hostile: received_at is not theirs to give');
 
 # row-level security does not bind the engine
 $node->safe_psql('postgres', <<'SQL');
 ALTER TABLE audience.profiles ENABLE ROW LEVEL SECURITY;
-ALTER TABLE audience.members ENABLE ROW LEVEL SECURITY;
-ALTER TABLE audience.transitions ENABLE ROW LEVEL SECURITY;
+ALTER TABLE audience.segment_numbers ENABLE ROW LEVEL SECURITY;
+ALTER TABLE audience.transition_log ENABLE ROW LEVEL SECURITY;
 ALTER TABLE audience.segments ENABLE ROW LEVEL SECURITY;
 SQL
 is(attempt('minimal', "INSERT INTO audience.events (user_id, event_id, event_type, properties) VALUES ('rls', '1', 'purchase', '{\"amount\":101}')"),
@@ -227,8 +233,8 @@ is(attempt('minimal', "INSERT INTO audience.events (user_id, event_id, event_typ
 is($node->safe_psql('postgres', "SELECT count(*) FROM audience.memberships WHERE user_id = 'rls'"), '1', 'and the engine decides');
 $node->safe_psql('postgres', <<'SQL');
 ALTER TABLE audience.profiles DISABLE ROW LEVEL SECURITY;
-ALTER TABLE audience.members DISABLE ROW LEVEL SECURITY;
-ALTER TABLE audience.transitions DISABLE ROW LEVEL SECURITY;
+ALTER TABLE audience.segment_numbers DISABLE ROW LEVEL SECURITY;
+ALTER TABLE audience.transition_log DISABLE ROW LEVEL SECURITY;
 ALTER TABLE audience.segments DISABLE ROW LEVEL SECURITY;
 SQL
 
@@ -256,6 +262,7 @@ my %allowed = (
 	'SELECT * FROM audience.memberships' => [qw(reader administrator)],
 	'SELECT * FROM audience.profiles' => [qw(reader administrator)],
 	'SELECT * FROM audience.transitions' => [qw(reader administrator)],
+	'SELECT * FROM audience.transition_log' => [],
 	"SELECT audience.segment_get('spenders')" => [qw(reader administrator)],
 	"SELECT * FROM audience.segment_members('spenders')" => [qw(reader administrator)],
 	"SELECT audience.segment_count('spenders')" => [qw(reader administrator)],
@@ -277,8 +284,9 @@ foreach my $sql (sort keys %allowed)
 	  foreach sort { ($may{$a} // 0) <=> ($may{$b} // 0) } qw(ingester reader administrator);
 }
 is(attempt('administrator', $_), '42501', "administrator: $_")
-  foreach ("DELETE FROM audience.members", "UPDATE audience.profiles SET attributes = '{}'",
-	"INSERT INTO audience.transitions (user_id) VALUES ('x')");
+  foreach ("UPDATE audience.profiles SET members = NULL", "UPDATE audience.profiles SET attributes = '{}'",
+	"INSERT INTO audience.transition_log (user_id, occurred_at, reason, entries) VALUES ('x', now(), 'manual', '')",
+	"UPDATE audience.segment_numbers SET segment_id = 'x'");
 verify_empty($node);
 
 $node->stop;
