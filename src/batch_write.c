@@ -120,7 +120,6 @@ aud_batch_write_log(AudBatch *batch)
 		args[5] = aud_store_array(entries, NULL, n, BYTEAOID);
 		aud_store_execute(AUD_LOG, args, NULL, false);
 	}
-	aud_stats_count(AUD_COUNT_USERS, batch->nusers);
 	aud_stats_count(AUD_COUNT_TRANSITIONS, ntransitions);
 	MemoryContextSwitchTo(old);
 }

@@ -46,6 +46,7 @@ struct AudDecider
 	uint64	   *candidates;		/* bit for each segment by rank */
 	int			nwords;
 	bool		any_turned;
+	uint64		nusers;
 	uint64		nevaluated;		/* rules */
 	MemoryContext mcxt;			/* of what one user's decision leaves behind */
 };
@@ -94,6 +95,42 @@ attributes_value(Jsonb *attributes, JsonbValue *room)
 	return room;
 }
 
+/* the instants that print as timestamps: years 0001 to 9999 */
+#define FIRST_INSTANT	(-INT64CONST(730119) * USECS_PER_DAY)
+#define END_OF_INSTANTS	(INT64CONST(2921940) * USECS_PER_DAY)
+
+/*
+ * Does a time operator hold for an instant?  The same as the evaluator says of
+ * its text, without making that.
+ */
+static bool
+instant_holds(const AudLeaf *leaf, TimestampTz t, const AudClock *clock)
+{
+	int64		constant = AUD_VALUE_INT64(AUD_NODE_VALUE(leaf->rule, leaf->node));
+
+	switch ((AudOp) leaf->node->op)
+	{
+		case AUD_OP_BEFORE:
+			return t < constant;
+		case AUD_OP_AT_OR_BEFORE:
+			return t <= constant;
+		case AUD_OP_AFTER:
+			return t > constant;
+		case AUD_OP_AT_OR_AFTER:
+			return t >= constant;
+		case AUD_OP_WITHIN_LAST:
+			return t > clock->now - constant && t <= clock->now + clock->max_future_skew;
+		case AUD_OP_BEFORE_LAST:
+			return t <= clock->now - constant;
+		case AUD_OP_WITHIN_NEXT:
+			return t > clock->now && t <= clock->now + constant;
+		case AUD_OP_AFTER_NEXT:
+			return t > clock->now + constant;
+		default:
+			elog(ERROR, "operator %d is not about time", leaf->node->op);
+	}
+}
+
 /* Does a leaf over an aggregate hold for this value? */
 static bool
 value_holds(const AudLeaf *leaf, const AudAggregateValue *value, const AudClock *clock)
@@ -128,6 +165,9 @@ value_holds(const AudLeaf *leaf, const AudAggregateValue *value, const AudClock 
 		}
 		return holds != ((node->flags & AUD_NEGATED) != 0);
 	}
+	if (leaf->is_instant && value->kind == AUD_AGGVALUE_TIME &&
+		value->time >= FIRST_INSTANT && value->time < END_OF_INSTANTS)
+		return instant_holds(leaf, value->time, clock);
 	if (leaf->nused > 0 && AUD_NODE_PATH(leaf->rule, node)->nsteps > leaf->nused)
 		return aud_path_holds(leaf->rule, node, AUD_NODE_PATH(leaf->rule, node),
 							  leaf->nused, aud_aggregate_json(value, &room), clock);
@@ -639,6 +679,7 @@ aud_decide_user(AudBatch *batch, AudDecider *decider, int index)
 	MemoryContext old = MemoryContextSwitchTo(decider->mcxt);
 
 	aud_decider_set_user(decider, user, &batch->clock);
+	decider->nusers++;
 	change_statics(batch, decider);
 	if (!user->is_new && !user->rebuild)
 		find_turned(decider);
@@ -661,6 +702,7 @@ aud_decide_user(AudBatch *batch, AudDecider *decider, int index)
 void
 aud_decider_end(AudDecider *decider)
 {
+	aud_stats_count(AUD_COUNT_USERS, decider->nusers);
 	aud_stats_count(AUD_COUNT_RULES, decider->nevaluated);
 	MemoryContextDelete(decider->mcxt);
 }

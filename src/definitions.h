@@ -38,6 +38,7 @@ typedef struct AudLeaf
 	int			index;			/* of the aggregate or segment */
 	int			nused;			/* steps of its path that the aggregate stands for */
 	bool		relative;		/* its truth moves with time by itself */
+	bool		is_instant;		/* a time operator over the aggregate's value itself */
 	bool		is_decimal;		/* compares with one number: threshold */
 	AudDecimal	threshold;
 	int			nsegments;		/* whose rules hold it */

@@ -170,6 +170,10 @@ resolve_leaf(AudDefinitions *defs, AudLeaf *leaf)
 			elog(ERROR, "node kind %d is not a leaf", node->kind);
 	}
 	leaf->relative = AUD_OP_IS_RELATIVE_TIME(node->op);
+	leaf->is_instant = leaf->source == AUD_LEAF_AGGREGATE &&
+		node->op >= AUD_OP_BEFORE && node->op <= AUD_OP_AFTER_NEXT &&
+		(node->kind == AUD_NODE_EVENT ||
+		 AUD_NODE_PATH(leaf->rule, node)->nsteps == 1);
 	switch ((AudOp) node->op)
 	{
 		case AUD_OP_EQ:

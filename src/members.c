@@ -30,6 +30,7 @@
 PG_FUNCTION_INFO_V1(aud_member_since);
 PG_FUNCTION_INFO_V1(aud_members_list);
 PG_FUNCTION_INFO_V1(aud_members_remove);
+PG_FUNCTION_INFO_V1(aud_members_valid);
 
 #define ENTRY_SIZE	(sizeof(int32) + sizeof(TimestampTz))
 
@@ -146,6 +147,21 @@ aud_members_change(const bytea *members, AudMemberChange *changes, int nchanges)
 	memcpy(VARDATA(result), numbers, n * sizeof(int32));
 	memcpy(VARDATA(result) + n * sizeof(int32), times, n * sizeof(TimestampTz));
 	return result;
+}
+
+/* members_valid(members) → bool: is it as the engine writes it? */
+Datum
+aud_members_valid(PG_FUNCTION_ARGS)
+{
+	bytea	   *members = PG_GETARG_BYTEA_PP(0);
+	int			n = aud_members_count(members);
+
+	if (n == 0 || VARSIZE_ANY_EXHDR(members) % ENTRY_SIZE != 0)
+		PG_RETURN_BOOL(false);
+	for (int i = 1; i < n; i++)
+		if (aud_members_number(members, i - 1) >= aud_members_number(members, i))
+			PG_RETURN_BOOL(false);
+	PG_RETURN_BOOL(true);
 }
 
 /* member_since(members, segment_number) → timestamptz: null where it is not among them */

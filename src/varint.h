@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * varint.h
- *	  Integers of seven bits a byte, for the profile's state.
+ *	  Integers of seven bits a byte, for the profile's state and the history.
  *
  *-------------------------------------------------------------------------
  */
@@ -12,14 +12,14 @@
 
 #include "lib/stringinfo.h"
 
-/* Reports a state that cannot have been written by the engine. */
+/* Reports a packed value that cannot have been written by the engine. */
 static inline void
 aud_varint_corrupt(void)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_DATA_CORRUPTED),
-			 errmsg("invalid profile state"),
-			 errhint("Make the states anew with audience.profile_rebuild().")));
+			 errmsg("damaged packed value in a profile or in the history"),
+			 errhint("A profile's is made anew by audience.profile_rebuild().")));
 }
 
 /* Appends an unsigned integer. */

@@ -47,7 +47,11 @@ CREATE TABLE audience.profiles (
 	state bytea,
 	members bytea,
 	attributes jsonb NOT NULL DEFAULT '{}'
-) WITH (fillfactor = 80);
+) WITH (fillfactor = 80, toast_tuple_target = 8160);
+-- both are written again and again: compressing them costs more than it saves
+ALTER TABLE audience.profiles
+	ALTER state SET STORAGE EXTERNAL,
+	ALTER members SET STORAGE EXTERNAL;
 COMMENT ON TABLE audience.profiles IS 'one row per user: attributes, and the state of the user''s traits';
 COMMENT ON COLUMN audience.profiles.user_id IS '1 to 255 bytes';
 COMMENT ON COLUMN audience.profiles.attributes IS 'what is set, not computed (profile_set)';
@@ -157,8 +161,13 @@ AS 'MODULE_PATHNAME', 'aud_members_remove'
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION audience.members_remove(bytea, integer) IS 'internal: a profile''s memberships without one segment';
 
+CREATE FUNCTION audience.members_valid(members bytea) RETURNS boolean
+AS 'MODULE_PATHNAME', 'aud_members_valid'
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION audience.members_valid(bytea) IS 'internal: are a profile''s memberships as the engine writes them?';
+
 -- for one user, or one segment, a pass over the other: see docs/design.md
-CREATE VIEW audience.memberships AS
+CREATE VIEW audience.memberships WITH (security_barrier) AS
 	SELECT s.id AS segment_id, p.user_id, audience.member_since(p.members, s.number) AS entered_at,
 		CASE s.type WHEN 'static' THEN 'manual' ELSE 'rule' END AS source
 	FROM audience.segments s JOIN audience.profiles p

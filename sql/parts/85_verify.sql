@@ -395,6 +395,18 @@ FROM (SELECT coalesce(m.user_id, e.user_id) AS user_id, coalesce(m.id, e.id) AS 
 	WHERE m.id IS NULL OR e.id IS NULL) d
 	JOIN audience.segments s ON s.id = d.id
 UNION ALL
+SELECT 'membership', user_id, NULL, 'the packed memberships are damaged'
+FROM profile WHERE NOT audience.members_valid(members)
+UNION ALL
+SELECT 'orphan', l.user_id, NULL, format('row %%s of the history is about segment number %%s, which never was', l.seq, e.segment_number)
+FROM audience.transition_log l CROSS JOIN LATERAL audience.transition_entries(l.entries) e
+WHERE ($1 IS NULL OR l.user_id > $1) AND ($2 IS NULL OR l.user_id <= $2)
+	AND NOT EXISTS (SELECT FROM audience.segment_numbers n WHERE n.number = e.segment_number)
+UNION ALL
+SELECT 'orphan', NULL, s.id, format('its number %%s is not among segment_numbers', s.number)
+FROM audience.segments s
+WHERE $1 IS NULL AND NOT EXISTS (SELECT FROM audience.segment_numbers n WHERE n.number = s.number AND n.segment_id = s.id)
+UNION ALL
 SELECT 'orphan', user_id, id,
 	format('is a member of segment number %%s, which does not exist', segment_number)
 FROM member WHERE id IS NULL
