@@ -201,13 +201,24 @@ damage_is('a history that says a user of no profile is in',
 	'transition|gone|spenders|the last one is number N, "added", but there is no membership');
 
 # numbers of segments
+my $german = $node->safe_psql('postgres', 'SELECT number FROM audience.segments WHERE id = ' . "'german'");
 damage_is('a number means nothing',
 	'DELETE FROM audience.segment_numbers WHERE number = ' . number_of('german'),
+	'orphan|ann||row 1 of the history is about segment number ' . $german . ', which never was',
+	'orphan||german|its number ' . $german . ' is not among segment_numbers',
 	'transition|ann|german|there is a membership, but no transition');
 damage_is('a number means another segment',
 	"UPDATE audience.segment_numbers SET segment_id = 'off' WHERE number = " . number_of('german'),
+	'orphan||german|its number ' . $german . ' is not among segment_numbers',
 	'transition|ann|german|there is a membership, but no transition',
 	'transition|ann|off|the last one is number N, "added", but there is no membership');
+
+damage_is('a transition of a segment that never was',
+	history('cy', 99999, 'true', 'backfill') . ";\nUPDATE audience.transition_log SET seq = 4711 WHERE seq = (SELECT max(seq) FROM audience.transition_log)",
+	'orphan|cy||row 4711 of the history is about segment number 99999, which never was');
+damage_is('packed memberships with something behind them',
+	"UPDATE audience.profiles SET members = members || '\\x00' WHERE user_id = 'cy'",
+	'membership|cy||the packed memberships are damaged');
 
 # profiles
 damage_is('first_seen is another',
