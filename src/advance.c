@@ -157,6 +157,7 @@ edge_moved(const AudDefinitions *defs, AudUser *user, int aggregate, TimestampTz
 		return false;
 	}
 	aud_user_touch(defs, user, aggregate);
+	state->gone = PG_INT64_MIN;
 	if (aud_aggregate_has_queue(def))
 	{
 		aud_queue_expire(def, state, edge);
@@ -195,12 +196,14 @@ queue_event(AudAdvance *advance, AudUser *user, const AudWindow *window,
 }
 
 /*
- * Sets what is the oldest event of an aggregate that has been read for.  The
- * events up to "upto" have been seen; "all": there are no later ones.
+ * Sets what is the oldest event of an aggregate that has been read for.
+ * "first" is the first event behind the edge (PG_INT64_MAX: there is none);
+ * for queues, those up to "upto" have been looked at; "all": there are no
+ * later ones.
  */
 static void
 finish_reading(const AudAggregateDef *def, AudAggregateState *state,
-			   TimestampTz upto, bool all)
+			   TimestampTz first, TimestampTz upto, bool all)
 {
 	state->reading = false;
 	if (state->stale || state->count == 0)
@@ -217,10 +220,10 @@ finish_reading(const AudAggregateDef *def, AudAggregateState *state,
 		}
 	}
 	/* if none is left, but some are counted, events have gone */
-	if (all)
+	if (first == PG_INT64_MAX)
 		state->stale = true;
 	else
-		state->oldest = upto;
+		state->oldest = first;
 }
 
 /* events that are looked at to fill queues, at most */
@@ -238,6 +241,7 @@ unfold_window(AudAdvance *advance, AudUser *user, const AudWindow *window)
 	TimestampTz edge = user->now - window->last;
 	AudEventScan *scan = scan_user(advance, user, user->as_of - window->last);
 	AudEvent	event;
+	TimestampTz first;
 	int			looked = 0;
 	bool		more;
 
@@ -251,6 +255,7 @@ unfold_window(AudAdvance *advance, AudUser *user, const AudWindow *window)
 				aud_aggregate_feeds(def, event.type, event.type_len))
 				aud_aggregate_unfold(def, state, &event, &clock);
 		}
+	first = more ? event.time : PG_INT64_MAX;
 	while (more && queue_event(advance, user, window, &event, &clock) &&
 		   looked++ < QUEUE_LOOK_AHEAD)
 		more = aud_event_scan_next(scan, &event);
@@ -260,7 +265,7 @@ unfold_window(AudAdvance *advance, AudUser *user, const AudWindow *window)
 
 		if (state->reading)
 			finish_reading(&advance->defs->aggregates[window->aggregates[i]], state,
-						   event.time, !more);
+						   first, event.time, !more);
 		user->any_stale |= state->stale;
 	}
 }
@@ -358,7 +363,7 @@ begin_recompute(AudAdvance *advance, AudUser *user)
 		if (state->stale)
 		{
 			memset(state, 0, sizeof(*state));
-			state->touched = state->changed = state->known = true;
+			state->touched = state->changed = state->known = state->fresh = true;
 		}
 	}
 	if (user->rebuild)

@@ -199,7 +199,7 @@ find_distinct(const AudAggregateState *state, Jsonb *value, int64 day, bool *fou
 	return low;
 }
 
-/* Counts one more of a value. */
+/* Counts one more of a value, which is the state's then. */
 static void
 add_distinct(AudAggregateState *state, Jsonb *value, int64 day)
 {
@@ -209,6 +209,8 @@ add_distinct(AudAggregateState *state, Jsonb *value, int64 day)
 	if (found)
 	{
 		state->values[at].count++;
+		if (value != NULL)
+			pfree(value);
 		return;
 	}
 	if (state->nvalues == state->max_values)
@@ -348,8 +350,13 @@ fold_edge(const AudAggregateDef *def, AudAggregateState *state,
 	}
 	state->count = 1;
 	state->time = event->time;
-	state->id = pnstrdup(event->id, event->id_len);
+	if (state->id_room == NULL)
+		state->id_room = palloc(256);
+	memcpy(state->id_room, event->id, event->id_len);
+	state->id = state->id_room;
 	state->id_len = event->id_len;
+	if (state->fresh && state->value != NULL)
+		pfree(state->value);
 	state->value = NULL;
 	if (def->kind == AUD_AGG_FIRST || def->kind == AUD_AGG_LAST)
 		state->value = own_value(value);

@@ -97,12 +97,14 @@ typedef struct AudAggregateState
 	TimestampTz time;			/* EDGE: the event; SEQUENCE: next instant to look */
 	const char *id;				/* EDGE */
 	int			id_len;
+	char	   *id_room;		/* where the state keeps an id of its own */
 	Jsonb	   *value;			/* EDGE, EXTREME: a scalar is wrapped as jsonb does */
 	AudDistinct *values;		/* VALUES, sorted */
 	int			nvalues;
 	int			max_values;		/* allocated */
 	bool		overflow;		/* too many values were stored: nvalues and value only */
 	bool		stale;			/* must be made anew from the events */
+	bool		fresh;			/* is being: nobody else has pointers into it */
 	bool		known;			/* there is a state at all */
 	bool		changed;		/* differs from what is stored */
 	bool		touched;		/* its value before is noted */

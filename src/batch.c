@@ -32,11 +32,26 @@ aud_batch_begin(const AudDefinitions *defs, const char *reason)
 	return batch;
 }
 
-/* Frees the batch. */
+/* Frees the batch, and the rows that it has read. */
 void
 aud_batch_end(AudBatch *batch)
 {
+	SPITupleTable *rows = batch->rows;
+
 	MemoryContextDelete(batch->mcxt);
+	SPI_freetuptable(rows);
+}
+
+/*
+ * How many users a batch should have at the most, by what their states take:
+ * some 32 MB.
+ */
+int
+aud_batch_most_users(const AudDefinitions *defs)
+{
+	Size		per_user = Max(defs->naggregates, 1) * sizeof(AudAggregateState);
+
+	return Max(50, Min(5000, 32 * 1024 * 1024 / per_user));
 }
 
 /*
@@ -137,6 +152,7 @@ read_rows(AudBatch *batch, AudStatement statement)
 
 	args[0] = aud_batch_user_ids(batch);
 	n = aud_store_execute(statement, args, NULL, batch->read_only);
+	batch->rows = SPI_tuptable;
 	for (uint64 i = 0; i < n; i++)
 	{
 		AudUser    *user = next_user(batch, SPI_tuptable->vals[i], SPI_tuptable->tupdesc, &at);

@@ -31,6 +31,7 @@
 #include "storage/itemptr.h"
 
 #include "definitions.h"
+#include "executor/spi.h"
 #include "members.h"
 
 /* an aggregate whose value may have changed, and what it was */
@@ -111,6 +112,7 @@ typedef struct AudBatch
 	int			nusers;
 	int			max_users;
 	AudUser    *users;
+	SPITupleTable *rows;		/* what they were read from */
 
 	/* segments whose stored membership counts, not what it should be */
 	bool	   *fill;			/* by segment index; NULL: none */
@@ -129,6 +131,7 @@ typedef struct AudBatch
 
 extern AudBatch *aud_batch_begin(const AudDefinitions *defs, const char *reason);
 extern void aud_batch_end(AudBatch *batch);
+extern int	aud_batch_most_users(const AudDefinitions *defs);
 extern AudUser *aud_batch_add(AudBatch *batch, const char *id, int id_len);
 extern void aud_batch_lock(AudBatch *batch, bool create);
 extern void aud_batch_read(AudBatch *batch);

@@ -95,10 +95,6 @@ attributes_value(Jsonb *attributes, JsonbValue *room)
 	return room;
 }
 
-/* the instants that print as timestamps: years 0001 to 9999 */
-#define FIRST_INSTANT	(-INT64CONST(730119) * USECS_PER_DAY)
-#define END_OF_INSTANTS	(INT64CONST(2921940) * USECS_PER_DAY)
-
 /*
  * Does a time operator hold for an instant?  The same as the evaluator says of
  * its text, without making that.
@@ -166,7 +162,7 @@ value_holds(const AudLeaf *leaf, const AudAggregateValue *value, const AudClock 
 		return holds != ((node->flags & AUD_NEGATED) != 0);
 	}
 	if (leaf->is_instant && value->kind == AUD_AGGVALUE_TIME &&
-		value->time >= FIRST_INSTANT && value->time < END_OF_INSTANTS)
+		value->time >= AUD_FIRST_INSTANT && value->time < AUD_END_OF_INSTANTS)
 		return instant_holds(leaf, value->time, clock);
 	if (leaf->nused > 0 && AUD_NODE_PATH(leaf->rule, node)->nsteps > leaf->nused)
 		return aud_path_holds(leaf->rule, node, AUD_NODE_PATH(leaf->rule, node),
@@ -522,8 +518,10 @@ compare_aggregate(AudDecider *decider, const AudTouched *touched)
 			a = b;
 			b = swap;
 		}
-		a -= fabs(a) * 1e-14;
-		b += fabs(b) * 1e-14;
+		if (!isinf(a))
+			a -= fabs(a) * 1e-14;
+		if (!isinf(b))
+			b += fabs(b) * 1e-14;
 		for (int i = first_threshold(route, a);
 			 i < route->nthresholds && route->thresholds[i].value <= b; i++)
 			compare_leaf(decider, route->thresholds[i].leaf);

@@ -79,6 +79,10 @@ extern bool aud_path_holds(const AudRule *rule, const AudNode *leaf,
 /* numeric_order.c: exact order of two finite numerics without a function call */
 extern int	aud_numeric_compare(Numeric a, Numeric b);
 
+/* the instants that print as timestamps: years 0001 to 9999 */
+#define AUD_FIRST_INSTANT	(-INT64CONST(730119) * USECS_PER_DAY)
+#define AUD_END_OF_INSTANTS	(INT64CONST(2921940) * USECS_PER_DAY)
+
 /* timestamp_text.c: the timestamps of SPEC 2.3, strictly; false: not one */
 extern bool aud_timestamp_parse(const char *s, int len, TimestampTz *result);
 extern void aud_timestamp_append(StringInfo buf, TimestampTz t);

@@ -13,15 +13,23 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/stratnum.h"
+#include "access/table.h"
+#include "catalog/pg_collation_d.h"
 #include "catalog/pg_type.h"
+#include "executor/executor.h"
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/relcache.h"
+#include "utils/snapmgr.h"
 #include "utils/tuplestore.h"
-#include "utils/typcache.h"
 
 #include "batch.h"
 #include "pass.h"
@@ -82,8 +90,40 @@ begin(const Compiled *compiled)
 }
 
 /*
+ * Reads a user's stored profile, as the active snapshot sees it, into the
+ * batch, whose only user it becomes; false: there is none.
+ */
+static bool
+read_stored(AudBatch *batch, const text *user_id)
+{
+	Relation	profiles = table_open(aud_definitions_table("profiles"), AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	MemoryContext old = MemoryContextSwitchTo(batch->mcxt);
+
+	(void) RelationGetIndexList(profiles);
+	ScanKeyEntryInitialize(&key, 0, AUD_PROFILE_USER_ID, BTEqualStrategyNumber, TEXTOID,
+						   C_COLLATION_OID, F_TEXTEQ, PointerGetDatum(user_id));
+	scan = systable_beginscan(profiles, profiles->rd_pkindex, true,
+							  GetActiveSnapshot(), 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		aud_batch_set_row(batch,
+						  aud_batch_add(batch, VARDATA_ANY(user_id), VARSIZE_ANY_EXHDR(user_id)),
+						  heap_copytuple(tuple), RelationGetDescr(profiles));
+	systable_endscan(scan);
+	table_close(profiles, NoLock);
+	MemoryContextSwitchTo(old);
+	return batch->nusers > 0;
+}
+
+/*
  * profile_match(profiles, rule) → boolean: operator |= on a row of table
- * profiles.  The compiled rule is kept for the call site.
+ * profiles.  Of the row only the user's id is taken, and the stored profile
+ * read by it: the packed columns of a row that anyone can make up cannot be
+ * trusted.  False for an id that has none.  The compiled rule is kept for the
+ * call site.
  */
 Datum
 aud_profile_match(PG_FUNCTION_ARGS)
@@ -91,13 +131,10 @@ aud_profile_match(PG_FUNCTION_ARGS)
 	HeapTupleHeader header = PG_GETARG_HEAPTUPLEHEADER(0);
 	AudRule    *rule = PG_GETARG_AUDRULE_P(1);
 	Compiled   *compiled = fcinfo->flinfo->fn_extra;
-	TupleDesc	tupdesc;
-	HeapTupleData tuple;
 	AudBatch   *batch;
-	AudUser    *user;
 	bool		isnull;
 	Datum		id;
-	bool		result;
+	bool		result = false;
 
 	if (compiled == NULL || compiled->base != aud_definitions_get() ||
 		compiled->version != compiled->base->version ||
@@ -110,29 +147,17 @@ aud_profile_match(PG_FUNCTION_ARGS)
 		compiled = compile(rule, fcinfo->flinfo->fn_mcxt);
 		fcinfo->flinfo->fn_extra = compiled;
 	}
-
-	tupdesc = lookup_rowtype_tupdesc(HeapTupleHeaderGetTypeId(header),
-									 HeapTupleHeaderGetTypMod(header));
-	tuple.t_len = HeapTupleHeaderGetDatumLength(header);
-	ItemPointerSetInvalid(&tuple.t_self);
-	tuple.t_tableOid = InvalidOid;
-	tuple.t_data = header;
-	id = heap_getattr(&tuple, AUD_PROFILE_USER_ID, tupdesc, &isnull);
+	id = GetAttributeByNum(header, AUD_PROFILE_USER_ID, &isnull);
 	if (isnull)
-	{
-		ReleaseTupleDesc(tupdesc);
 		PG_RETURN_BOOL(false);
-	}
-
 	batch = begin(compiled);
-	user = aud_batch_add(batch, VARDATA_ANY(DatumGetTextPP(id)),
-						 VARSIZE_ANY_EXHDR(DatumGetTextPP(id)));
-	aud_batch_set_row(batch, user, &tuple, tupdesc);
-	aud_batch_advance(batch);
-	aud_decider_set_user(compiled->decider, &batch->users[0], &batch->clock);
-	result = aud_decider_holds(compiled->decider, compiled->program);
+	if (read_stored(batch, DatumGetTextPP(id)))
+	{
+		aud_batch_advance(batch);
+		aud_decider_set_user(compiled->decider, &batch->users[0], &batch->clock);
+		result = aud_decider_holds(compiled->decider, compiled->program);
+	}
 	aud_batch_end(batch);
-	ReleaseTupleDesc(tupdesc);
 	PG_RETURN_BOOL(result);
 }
 

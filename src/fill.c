@@ -35,8 +35,6 @@ PG_FUNCTION_INFO_V1(aud_set_attributes);
 PG_FUNCTION_INFO_V1(aud_set_static);
 PG_FUNCTION_INFO_V1(aud_leave_all);
 
-#define CHUNK_USERS		5000
-
 /*
  * Reads the next chunk of profiles, those behind *after (NULL: from the
  * first), into an empty batch; *after moves to the last.  False: no more.
@@ -49,8 +47,9 @@ aud_pass_next(AudBatch *batch, char **after)
 	uint64		n;
 
 	args[0] = CStringGetTextDatum(*after ? *after : "");
-	args[1] = Int64GetDatum(CHUNK_USERS);
+	args[1] = Int64GetDatum(aud_batch_most_users(batch->defs));
 	n = aud_store_execute(AUD_NEXT_PROFILES, args, NULL, batch->read_only);
+	batch->rows = SPI_tuptable;
 	for (uint64 i = 0; i < n; i++)
 	{
 		HeapTuple	tuple = SPI_tuptable->vals[i];
@@ -107,12 +106,13 @@ aud_fill(PG_FUNCTION_ARGS)
 	bool		more = true;
 	int			nestlevel;
 
+	/* loading them refuses cycles, whatever there is to fill */
+	defs = aud_definitions_get();
 	if (nsegments == 0 && naggregates == 0)
 		PG_RETURN_VOID();
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	nestlevel = aud_store_begin();
-	defs = aud_definitions_get();
 	fill = palloc0((defs->nsegments + 1) * sizeof(bool));
 	refill = palloc0((defs->naggregates + 1) * sizeof(bool));
 	for (int i = 0; i < nsegments; i++)
@@ -203,7 +203,7 @@ aud_rebuild(PG_FUNCTION_ARGS)
 	{
 		AudBatch   *batch = aud_batch_begin(defs, reason);
 
-		for (int end = Min(n, i + CHUNK_USERS); i < end; i++)
+		for (int end = Min(n, i + aud_batch_most_users(defs)); i < end; i++)
 			aud_batch_add(batch, ids[i], strlen(ids[i]));
 		batch->fill_all = true;
 		batch->fill_reason = reason;
@@ -248,6 +248,47 @@ compare_patches(const void *a, const void *b)
 }
 
 /*
+ * Merges the patches of the next users, as many as make a batch, from the
+ * i-th of n patches on.  Returns where the rest begin.
+ */
+static int
+patch_users(const AudDefinitions *defs, const Patch *patches, int i, int n)
+{
+	AudBatch   *batch = aud_batch_begin(defs, "rule_evaluation");
+	int			most = aud_batch_most_users(defs);
+	int			end = i;
+	MemoryContext old;
+
+	for (; end < n; end++)
+		if (end == i || strcmp(patches[end - 1].user_id, patches[end].user_id) != 0)
+		{
+			if (batch->nusers == most)
+				break;
+			aud_batch_add(batch, patches[end].user_id, strlen(patches[end].user_id));
+		}
+	aud_batch_lock(batch, true);
+	old = MemoryContextSwitchTo(batch->mcxt);
+	for (int u = 0; i < end; i++)
+	{
+		AudUser    *user;
+
+		while (strcmp(batch->users[u].id, patches[i].user_id) != 0)
+			u++;
+		user = &batch->users[u];
+		if (user->old_attributes == NULL)
+			user->old_attributes = user->attributes;
+		user->attributes = aud_merge_patch(user->attributes, patches[i].attributes);
+		user->write = true;
+	}
+	MemoryContextSwitchTo(old);
+	aud_batch_advance(batch);
+	aud_batch_decide(batch);
+	aud_batch_write(batch);
+	aud_batch_end(batch);
+	return end;
+}
+
+/*
  * set_attributes(user_ids text[], patches jsonb[]): merges each patch into the
  * user's attributes, several of one user in their order, and brings the
  * memberships in line.  Makes the profiles that are missing.
@@ -261,7 +302,6 @@ aud_set_attributes(PG_FUNCTION_ARGS)
 				nvalues;
 	Patch	   *patches;
 	const AudDefinitions *defs;
-	AudBatch   *batch;
 	int			nestlevel;
 
 	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false, TYPALIGN_INT, &ids, NULL, &n);
@@ -280,30 +320,8 @@ aud_set_attributes(PG_FUNCTION_ARGS)
 		elog(ERROR, "SPI_connect failed");
 	nestlevel = aud_store_begin();
 	defs = aud_definitions_get_shared();
-	batch = aud_batch_begin(defs, "rule_evaluation");
-	for (int i = 0; i < n; i++)
-		if (i == 0 || strcmp(patches[i - 1].user_id, patches[i].user_id) != 0)
-			aud_batch_add(batch, patches[i].user_id, strlen(patches[i].user_id));
-	aud_batch_lock(batch, true);
-	for (int i = 0, u = 0; i < n; i++)
-	{
-		AudUser    *user;
-		MemoryContext old;
-
-		while (strcmp(batch->users[u].id, patches[i].user_id) != 0)
-			u++;
-		user = &batch->users[u];
-		if (user->old_attributes == NULL)
-			user->old_attributes = user->attributes;
-		old = MemoryContextSwitchTo(batch->mcxt);
-		user->attributes = aud_merge_patch(user->attributes, patches[i].attributes);
-		MemoryContextSwitchTo(old);
-		user->write = true;
-	}
-	aud_batch_advance(batch);
-	aud_batch_decide(batch);
-	aud_batch_write(batch);
-	aud_batch_end(batch);
+	for (int i = 0; i < n;)
+		i = patch_users(defs, patches, i, n);
 	aud_store_end(nestlevel);
 	SPI_finish();
 	PG_RETURN_VOID();
@@ -322,32 +340,37 @@ aud_set_static(PG_FUNCTION_ARGS)
 	char	  **ids = sorted_texts(PG_GETARG_ARRAYTYPE_P(1), &n);
 	bool		add = PG_GETARG_BOOL(2);
 	char	   *reason = text_to_cstring(PG_GETARG_TEXT_PP(3));
-	AudBatch   *batch;
+	const AudDefinitions *defs;
 	int64		count = 0;
 	int			nestlevel;
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	nestlevel = aud_store_begin();
-	batch = aud_batch_begin(aud_definitions_get_shared(), "rule_evaluation");
-	for (int i = 0; i < n; i++)
-		aud_batch_add(batch, ids[i], strlen(ids[i]));
-	aud_batch_lock(batch, add);
-	for (int u = 0; u < batch->nusers; u++)
+	defs = aud_definitions_get_shared();
+	for (int i = 0; i < n;)
 	{
-		AudUser    *user = &batch->users[u];
+		AudBatch   *batch = aud_batch_begin(defs, "rule_evaluation");
 
-		user->nstatics = 1;
-		user->statics = &number;
-		user->statics_enter = add;
-		user->statics_reason = reason;
-		count += user->exists &&
-			aud_members_find(user->members, number, NULL) != add;
+		for (int end = Min(n, i + aud_batch_most_users(defs)); i < end; i++)
+			aud_batch_add(batch, ids[i], strlen(ids[i]));
+		aud_batch_lock(batch, add);
+		for (int u = 0; u < batch->nusers; u++)
+		{
+			AudUser    *user = &batch->users[u];
+
+			user->nstatics = 1;
+			user->statics = &number;
+			user->statics_enter = add;
+			user->statics_reason = reason;
+			count += user->exists &&
+				aud_members_find(user->members, number, NULL) != add;
+		}
+		aud_batch_advance(batch);
+		aud_batch_decide(batch);
+		aud_batch_write(batch);
+		aud_batch_end(batch);
 	}
-	aud_batch_advance(batch);
-	aud_batch_decide(batch);
-	aud_batch_write(batch);
-	aud_batch_end(batch);
 	aud_store_end(nestlevel);
 	SPI_finish();
 	PG_RETURN_INT64(count);

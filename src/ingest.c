@@ -8,7 +8,7 @@
  *	  2 sort	by user, time and id
  *	  3 run		batches of users (batch.h)
  *
- * A statement of more than SORT_EVENTS events is sorted by tuplesort, which
+ * A statement of more events than a batch holds is sorted by tuplesort, which
  * spills to disk, and run in several batches: users are then met in C order
  * of their ids across all of them, so that they are locked in one order, and
  * each user is in one batch only, so that its transitions are the statement's
@@ -43,9 +43,9 @@
 
 PG_FUNCTION_INFO_V1(aud_events_inserted);
 
-/* events that are sorted in memory, and about how many make a batch */
-#define SORT_EVENTS		20000
+/* what is sorted in memory, and about what makes a batch */
 #define BATCH_EVENTS	20000
+#define BATCH_BYTES		(64 * 1024 * 1024)
 
 /* positions of the columns in the firing relation */
 typedef struct EventColumns
@@ -162,7 +162,7 @@ check_event(const NewEvent *new, const AudClock *clock)
 				 errdetail("Event \"%s\" of user \"%s\" has %zu bytes; \"audience.max_event_size\" is %d kB.",
 						   event->id, new->user_id,
 						   size, aud_max_event_size)));
-	if (TIMESTAMP_NOT_FINITE(event->time) ||
+	if (event->time < AUD_FIRST_INSTANT ||
 		event->time > clock->now + clock->max_future_skew)
 		refuse_time(new, clock);
 }
@@ -247,23 +247,56 @@ compare_events(const void *a, const void *b)
 	return compare_text(x->event.id, x->event.id_len, y->event.id, y->event.id_len);
 }
 
-/* Sets the source up over a small transition table: all events in memory. */
-static void
+/* The bytes that an event takes. */
+static Size
+event_size(const NewEvent *new)
+{
+	return sizeof(NewEvent) + VARSIZE(new->event.properties) +
+		(new->event.context ? VARSIZE(new->event.context) : 0);
+}
+
+/*
+ * Sets the source up over a small transition table: all events in memory.
+ * False if they are too many bytes for that.
+ */
+static bool
 read_all(EventSource *source, Tuplestorestate *store, int64 count)
 {
+	MemoryContext mcxt = AllocSetContextCreate(CurrentMemoryContext,
+											   "audience new events",
+											   ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(mcxt);
+	Size		bytes = 0;
+
 	source->events = palloc(count * sizeof(NewEvent));
-	while (tuplestore_gettupleslot(store, true, false, source->slot))
+	for (;;)
 	{
 		NewEvent   *new = &source->events[source->nevents];
+		bool		more;
 
 		CHECK_FOR_INTERRUPTS();
+		MemoryContextSwitchTo(old);
+		more = tuplestore_gettupleslot(store, true, false, source->slot);
+		MemoryContextSwitchTo(mcxt);
+		if (!more)
+			break;
 		if (!is_live(source, source->slot))
 			continue;
 		read_event(source, source->slot, new);
 		check_event(new, &source->clock);
 		source->nevents++;
+		bytes += event_size(new);
+		if (bytes > BATCH_BYTES)
+		{
+			MemoryContextSwitchTo(old);
+			MemoryContextDelete(mcxt);
+			source->nevents = 0;
+			return false;
+		}
 	}
+	MemoryContextSwitchTo(old);
 	qsort(source->events, source->nevents, sizeof(NewEvent), compare_events);
+	return true;
 }
 
 /* Sets the source up over a large transition table: a sort that may spill. */
@@ -344,7 +377,7 @@ advance(EventSource *source)
 
 /*
  * Fills a batch with the next users and their events, whole users only, until
- * it has BATCH_EVENTS of them.  False: nothing is left.
+ * it has BATCH_EVENTS or BATCH_BYTES of them.  False: nothing is left.
  */
 static bool
 next_batch(EventSource *source, AudBatch *batch)
@@ -354,6 +387,7 @@ next_batch(EventSource *source, AudBatch *batch)
 	int			nevents = 0;
 	AudEvent   *events = palloc(max_events * sizeof(AudEvent));
 	int			first = 0;
+	Size		bytes = 0;
 	NewEvent	new;
 
 	while (peek(source, &new))
@@ -364,7 +398,7 @@ next_batch(EventSource *source, AudBatch *batch)
 		if (user == NULL ||
 			compare_text(user->id, user->id_len, new.user_id, new.user_id_len) != 0)
 		{
-			if (nevents >= BATCH_EVENTS)
+			if (nevents >= BATCH_EVENTS || bytes >= BATCH_BYTES)
 				break;
 			user = aud_batch_add(batch, new.user_id, new.user_id_len);
 			first = nevents;
@@ -375,6 +409,7 @@ next_batch(EventSource *source, AudBatch *batch)
 			events = repalloc_huge(events, max_events * sizeof(AudEvent));
 		}
 		events[nevents++] = new.event;
+		bytes += event_size(&new);
 		user->nevents = nevents - first;
 		advance(source);
 	}
@@ -440,10 +475,15 @@ aud_events_inserted(PG_FUNCTION_ARGS)
 	find_columns(RelationGetDescr(trigger->tg_relation), &source.columns);
 	source.slot = MakeSingleTupleTableSlot(RelationGetDescr(trigger->tg_relation),
 										   &TTSOpsMinimalTuple);
-	if (count <= SORT_EVENTS)
-		read_all(&source, trigger->tg_newtable, count);
-	else
+	/* others may have read the transition table before */
+	tuplestore_select_read_pointer(trigger->tg_newtable,
+								   tuplestore_alloc_read_pointer(trigger->tg_newtable, EXEC_FLAG_REWIND));
+	tuplestore_rescan(trigger->tg_newtable);
+	if (count > BATCH_EVENTS || !read_all(&source, trigger->tg_newtable, count))
+	{
+		tuplestore_rescan(trigger->tg_newtable);
 		sort_all(&source, trigger->tg_newtable);
+	}
 	if (source.nevents > 0 || source.sort != NULL)
 		run(&source);
 	if (source.sort != NULL)

@@ -61,6 +61,15 @@ is_user(const AudUser *user, const text *id)
 		memcmp(user->id, VARDATA_ANY(id), user->id_len) == 0;
 }
 
+/* Refuses a call that is not one of the statement's. */
+static void
+refuse_call(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("this function is for the engine's own statements")));
+}
+
 /* The user taken last, which must be the one that the text names. */
 static AudUser *
 taken_user(const text *id)
@@ -68,9 +77,7 @@ taken_user(const text *id)
 	AudUser    *user;
 
 	if (taking == NULL || taking->at < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("this function is for the engine's own statements")));
+		refuse_call();
 	user = &taking->batch->users[taking->at];
 	if (!is_user(user, id))
 		elog(ERROR, "user \"%s\" was not taken", text_to_cstring(id));
@@ -95,12 +102,13 @@ process_user(AudUser *user)
 Datum
 aud_take_profile(PG_FUNCTION_ARGS)
 {
-	text	   *id = PG_GETARG_TEXT_PP(0);
+	text	   *id;
 	AudUser    *user;
 	MemoryContext old;
 
 	if (taking == NULL)
-		(void) taken_user(id);
+		refuse_call();
+	id = PG_GETARG_TEXT_PP(0);
 	/* users come in the batch's order; those that were made are passed over */
 	do
 		taking->at++;
@@ -153,8 +161,11 @@ aud_taken_state(PG_FUNCTION_ARGS)
 Datum
 aud_taken_members(PG_FUNCTION_ARGS)
 {
-	AudUser    *user = taken_user(PG_GETARG_TEXT_PP(0));
+	AudUser    *user;
 
+	if (PG_ARGISNULL(0))
+		refuse_call();
+	user = taken_user(PG_GETARG_TEXT_PP(0));
 	if (user->members_changed ? user->new_members == NULL : PG_ARGISNULL(1))
 		PG_RETURN_NULL();
 	if (user->members_changed)
@@ -163,24 +174,29 @@ aud_taken_members(PG_FUNCTION_ARGS)
 }
 
 /*
- * The profiles that the statement has made: a batch of their own reads them,
- * and its users are processed and written as these.  (They are few, but when
- * a history is loaded.)
+ * The profiles that the statement has made, from user *at on: a batch of their
+ * own, no larger than a pass's, reads them, and its users are processed and
+ * written as these.  *at moves on.
  */
 static void
-take_made(AudBatch *batch)
+take_made(AudBatch *batch, int *at)
 {
 	AudBatch   *made = aud_batch_begin(batch->defs, batch->reason);
+	int			most = aud_batch_most_users(batch->defs);
 
 	made->clock = batch->clock;
-	for (int i = 0; i < batch->nusers; i++)
-		if (!batch->users[i].exists)
-		{
-			AudUser    *user = aud_batch_add(made, batch->users[i].id, batch->users[i].id_len);
+	for (; *at < batch->nusers && made->nusers < most; (*at)++)
+	{
+		const AudUser *user = &batch->users[*at];
 
-			user->nevents = batch->users[i].nevents;
-			user->events = batch->users[i].events;
+		if (!user->exists)
+		{
+			AudUser    *copy = aud_batch_add(made, user->id, user->id_len);
+
+			copy->nevents = user->nevents;
+			copy->events = user->events;
 		}
+	}
 	if (made->nusers > 0)
 	{
 		aud_batch_read(made);
@@ -225,7 +241,8 @@ aud_batch_take(AudBatch *batch)
 	PG_END_TRY();
 	aud_advance_end(mine.advance);
 	aud_decider_end(mine.decider);
-	take_made(batch);
+	for (int at = 0; at < batch->nusers;)
+		take_made(batch, &at);
 	aud_batch_write_log(batch);
 	MemoryContextSwitchTo(old);
 }

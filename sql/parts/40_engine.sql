@@ -77,7 +77,7 @@ COMMENT ON FUNCTION audience.taken_state(text) IS 'internal: the state of the pr
 
 CREATE FUNCTION audience.fill(segments integer[], aggregates integer[], reason text, other_reason text) RETURNS void
 AS 'MODULE_PATHNAME', 'aud_fill'
-LANGUAGE C VOLATILE;
+LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION audience.fill(integer[], integer[], text, text) IS
 	'internal: makes these aggregates'' states, and these segments'' memberships, right for all users';
 

@@ -129,7 +129,7 @@ BEGIN
 		PERFORM audience.fill(ARRAY[segment.number], added, 'deactivated', 'rule_evaluation');
 	ELSIF active AND (new_rules OR NOT segment.active) THEN
 		PERFORM audience.fill(audience.dependents(ARRAY[segment.number]), added, 'backfill', 'expired');
-	ELSIF added <> '{}' THEN
+	ELSE
 		PERFORM audience.fill('{}', added, 'backfill', 'expired');
 	END IF;
 	IF new_rules THEN
