@@ -71,6 +71,13 @@ extern const JsonbValue *aud_path_collect(const AudRule *rule, const AudPath *pa
 extern bool aud_value_holds(const AudRule *rule, const AudNode *leaf,
 							const JsonbValue *value, const AudClock *clock);
 
+/*
+ * eval_op.c: does the leaf's time operator hold for an instant?  As for its
+ * text, where it is one that prints as a timestamp.
+ */
+extern bool aud_instant_holds(const AudRule *rule, const AudNode *leaf,
+							  TimestampTz t, const AudClock *clock);
+
 /* eval_op.c: leaf FIELD or EVENT's property path walked from a start, [*] included */
 extern bool aud_path_holds(const AudRule *rule, const AudNode *leaf,
 						   const AudPath *path, int nused,

@@ -189,17 +189,14 @@ add_clamped(int64 t, int64 d)
 	return sum;
 }
 
-/* The time operators, on one text. */
-static bool
-is_in_time(const AudTest *test, const char *s, int len)
+/* Does a leaf's time operator hold for an instant? */
+bool
+aud_instant_holds(const AudRule *rule, const AudNode *leaf, TimestampTz t,
+				  const AudClock *clock)
 {
-	int64		now = test->clock->now;
-	int64		constant = AUD_VALUE_INT64(test->value);
-	TimestampTz t;
+	int64		constant = AUD_VALUE_INT64(AUD_NODE_VALUE(rule, leaf));
 
-	if (!aud_timestamp_parse(s, len, &t))
-		return false;
-	switch (test->leaf->op)
+	switch (leaf->op)
 	{
 		case AUD_OP_BEFORE:
 			return t < constant;
@@ -210,15 +207,25 @@ is_in_time(const AudTest *test, const char *s, int len)
 		case AUD_OP_AT_OR_AFTER:
 			return t >= constant;
 		case AUD_OP_WITHIN_LAST:
-			return t > add_clamped(now, -constant) &&
-				t <= add_clamped(now, test->clock->max_future_skew);
+			return t > add_clamped(clock->now, -constant) &&
+				t <= add_clamped(clock->now, clock->max_future_skew);
 		case AUD_OP_BEFORE_LAST:
-			return t <= add_clamped(now, -constant);
+			return t <= add_clamped(clock->now, -constant);
 		case AUD_OP_WITHIN_NEXT:
-			return t > now && t <= add_clamped(now, constant);
+			return t > clock->now && t <= add_clamped(clock->now, constant);
 		default:
-			return t > add_clamped(now, constant);
+			return t > add_clamped(clock->now, constant);
 	}
+}
+
+/* The time operators, on one text. */
+static bool
+is_in_time(const AudTest *test, const char *s, int len)
+{
+	TimestampTz t;
+
+	return aud_timestamp_parse(s, len, &t) &&
+		aud_instant_holds(test->rule, test->leaf, t, test->clock);
 }
 
 /* The version operators, on one text. */

@@ -23,9 +23,14 @@
 
 #include "utils/numeric.h"
 
-#define AUD_NUMERIC_HEADER(n)		(*(const uint16 *) VARDATA(n))
+#define AUD_NUMERIC_HEADER(n)		(*(const uint16 *) VARDATA_ANY(n))
 #define AUD_NUMERIC_IS_SPECIAL(n)	((AUD_NUMERIC_HEADER(n) & 0xC000) == 0xC000)
 #define AUD_NUMERIC_IS_SHORT(n)		((AUD_NUMERIC_HEADER(n) & 0x8000) != 0)
+
+/* of a special one: -1 and 1 the infinities, 2 NaN, as they are ordered */
+#define AUD_NUMERIC_SPECIAL_RANK(n) \
+	((AUD_NUMERIC_HEADER(n) & 0xF000) == 0xD000 ? 1 : \
+	 (AUD_NUMERIC_HEADER(n) & 0xF000) == 0xF000 ? -1 : 2)
 
 #define AUD_NUMERIC_IS_NEGATIVE(n) \
 	(AUD_NUMERIC_IS_SHORT(n) ? \
@@ -37,13 +42,13 @@
 	(AUD_NUMERIC_IS_SHORT(n) ? \
 	 (int) ((AUD_NUMERIC_HEADER(n) & 0x0040 ? ~0x003F : 0) | \
 			(AUD_NUMERIC_HEADER(n) & 0x003F)) : \
-	 (int) ((const int16 *) VARDATA(n))[1])
+	 (int) ((const int16 *) VARDATA_ANY(n))[1])
 
 #define AUD_NUMERIC_DIGITS(n) \
-	((const int16 *) (VARDATA(n) + (AUD_NUMERIC_IS_SHORT(n) ? 2 : 4)))
+	((const int16 *) (VARDATA_ANY(n) + (AUD_NUMERIC_IS_SHORT(n) ? 2 : 4)))
 
 #define AUD_NUMERIC_NDIGITS(n) \
-	((int) ((VARSIZE(n) - VARHDRSZ - (AUD_NUMERIC_IS_SHORT(n) ? 2 : 4)) / \
+	((int) ((VARSIZE_ANY_EXHDR(n) - (AUD_NUMERIC_IS_SHORT(n) ? 2 : 4)) / \
 			sizeof(int16)))
 
 #endif							/* AUD_NUMERIC_FORMAT_H */

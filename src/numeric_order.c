@@ -7,34 +7,16 @@
  * and an unpacking for each side; a rule over a million profiles compares
  * numbers a million times and more.  The stored form has been the same since
  * PostgreSQL 9.1 and cannot change without breaking pg_upgrade, so it is read
- * here directly:
- *
- *	  varlena header | uint16 header | [int16 weight] | int16 digits[]
- *
- * in base 10000.  The two top bits of the header tell a short form (sign,
- * scale and a 7-bit weight in the header itself) from a long one (sign and
- * scale in the header, the weight after it) and from NaN and the infinities,
- * which JSON cannot hold but which are put in PostgreSQL's order all the same:
- * -Infinity, all numbers, Infinity, NaN.
+ * here directly (numeric_format.h).  NaN and the infinities, which JSON cannot
+ * hold, are put in PostgreSQL's order all the same: -Infinity, all numbers,
+ * Infinity, NaN.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "eval.h"
-
-#define SIGN_MASK			0xC000
-#define SIGN_NEGATIVE		0x4000
-#define FORM_SHORT			0x8000
-#define FORM_SPECIAL		0xC000
-
-#define SPECIAL_MASK		0xF000
-#define SPECIAL_INFINITY	0xD000
-#define SPECIAL_MINUS_INFINITY	0xF000
-
-#define SHORT_NEGATIVE		0x2000
-#define SHORT_WEIGHT_SIGN	0x0040
-#define SHORT_WEIGHT_MASK	0x003F
+#include "numeric_format.h"
 
 /* a numeric taken apart; digits point into it */
 typedef struct Parts
@@ -50,32 +32,15 @@ typedef struct Parts
 static inline void
 take_apart(Numeric num, Parts *parts)
 {
-	const char *data = VARDATA_ANY(num);
-	const char *end = data + VARSIZE_ANY_EXHDR(num);
-	uint16		header = *(const uint16 *) data;
-	bool		negative;
-
 	memset(parts, 0, sizeof(*parts));
-	if ((header & SIGN_MASK) == FORM_SHORT)
+	if (AUD_NUMERIC_IS_SPECIAL(num))
 	{
-		negative = (header & SHORT_NEGATIVE) != 0;
-		parts->weight = (header & SHORT_WEIGHT_SIGN ? ~SHORT_WEIGHT_MASK : 0) |
-			(header & SHORT_WEIGHT_MASK);
-		parts->digits = (const int16 *) (data + sizeof(uint16));
-	}
-	else if ((header & SIGN_MASK) == FORM_SPECIAL)
-	{
-		parts->rank = (header & SPECIAL_MASK) == SPECIAL_INFINITY ? 1 :
-			(header & SPECIAL_MASK) == SPECIAL_MINUS_INFINITY ? -1 : 2;
+		parts->rank = AUD_NUMERIC_SPECIAL_RANK(num);
 		return;
 	}
-	else
-	{
-		negative = (header & SIGN_MASK) == SIGN_NEGATIVE;
-		parts->weight = *(const int16 *) (data + sizeof(uint16));
-		parts->digits = (const int16 *) (data + sizeof(uint16) + sizeof(int16));
-	}
-	parts->ndigits = (end - (const char *) parts->digits) / (int) sizeof(int16);
+	parts->weight = AUD_NUMERIC_WEIGHT(num);
+	parts->digits = AUD_NUMERIC_DIGITS(num);
+	parts->ndigits = AUD_NUMERIC_NDIGITS(num);
 
 	/* stored values have no leading zeros, but whoever made this may not know */
 	while (parts->ndigits > 0 && parts->digits[0] == 0)
@@ -84,7 +49,7 @@ take_apart(Numeric num, Parts *parts)
 		parts->ndigits--;
 		parts->weight--;
 	}
-	parts->sign = parts->ndigits == 0 ? 0 : negative ? -1 : 1;
+	parts->sign = parts->ndigits == 0 ? 0 : AUD_NUMERIC_IS_NEGATIVE(num) ? -1 : 1;
 }
 
 /* Order of the absolute values of two numbers that are not 0. */

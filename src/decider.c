@@ -1,0 +1,331 @@
+/*-------------------------------------------------------------------------
+ *
+ * decider.c
+ *	  Evaluating leaves and programs for one user after the other.
+ *
+ * What has been found out about a user is remembered until the next one: marks
+ * carry the number of the user's turn ("epoch"), so that nothing need be
+ * cleared between two.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "utils/memutils.h"
+
+#include "decider.h"
+#include "stats.h"
+
+/* A decider for users under these definitions, in the current memory context. */
+AudDecider *
+aud_decider_create(const AudDefinitions *defs)
+{
+	AudDecider *decider = palloc0(sizeof(AudDecider));
+
+	decider->defs = defs;
+	decider->mcxt = AllocSetContextCreate(CurrentMemoryContext, "audience decision",
+										  ALLOCSET_DEFAULT_SIZES);
+	decider->leaf_known = palloc0((defs->nleaves + 1) * sizeof(uint32));
+	decider->leaf_holds = palloc0((defs->nleaves + 1) * sizeof(bool));
+	decider->leaf_turned = palloc0((defs->nleaves + 1) * sizeof(uint32));
+	decider->segment_known = palloc0((defs->nsegments + 1) * sizeof(uint32));
+	decider->segment_holds = palloc0((defs->nsegments + 1) * sizeof(bool));
+	decider->nwords = (defs->nsegments + 63) / 64;
+	decider->candidates = palloc0((decider->nwords + 1) * sizeof(uint64));
+	return decider;
+}
+
+/*
+ * Turns to a user: its as_of, now, states and attributes are what counts, and
+ * the clock's skew.
+ */
+void
+aud_decider_set_user(AudDecider *decider, AudUser *user, const AudClock *clock)
+{
+	decider->user = user;
+	decider->epoch++;
+	decider->before.now = user->as_of;
+	decider->now.now = user->now;
+	decider->before.max_future_skew = decider->now.max_future_skew = clock->max_future_skew;
+	decider->any_turned = false;
+}
+
+/* The attributes as a value to walk from. */
+static const JsonbValue *
+attributes_value(Jsonb *attributes, JsonbValue *room)
+{
+	room->type = jbvBinary;
+	room->val.binary.data = &attributes->root;
+	room->val.binary.len = VARSIZE(attributes) - VARHDRSZ;
+	return room;
+}
+
+/* Does a leaf over an aggregate hold for this value? */
+static bool
+value_holds(const AudLeaf *leaf, const AudAggregateValue *value, const AudClock *clock)
+{
+	const AudNode *node = leaf->node;
+	JsonbValue	room;
+	bool		holds;
+
+	if (value->kind == AUD_AGGVALUE_BOOL)
+		return value->holds;
+	if (leaf->is_decimal && value->kind == AUD_AGGVALUE_NUMBER)
+	{
+		int			order = aud_decimal_compare(&value->number, &leaf->threshold);
+
+		switch ((AudOp) node->op)
+		{
+			case AUD_OP_EQ:
+				holds = order == 0;
+				break;
+			case AUD_OP_GT:
+				holds = order > 0;
+				break;
+			case AUD_OP_GTE:
+				holds = order >= 0;
+				break;
+			case AUD_OP_LT:
+				holds = order < 0;
+				break;
+			default:
+				holds = order <= 0;
+				break;
+		}
+		return holds != ((node->flags & AUD_NEGATED) != 0);
+	}
+	if (leaf->is_instant && value->kind == AUD_AGGVALUE_TIME &&
+		value->time >= AUD_FIRST_INSTANT && value->time < AUD_END_OF_INSTANTS)
+		return aud_instant_holds(leaf->rule, node, value->time, clock);
+	if (leaf->nused > 0 && AUD_NODE_PATH(leaf->rule, node)->nsteps > leaf->nused)
+		return aud_path_holds(leaf->rule, node, AUD_NODE_PATH(leaf->rule, node),
+							  leaf->nused, aud_aggregate_json(value, &room), clock);
+	return aud_value_holds(leaf->rule, node, aud_aggregate_json(value, &room), clock);
+}
+
+/* Is the user in the segment, as decided for this user's now? */
+bool
+aud_decider_in_segment(AudDecider *decider, int index)
+{
+	const AudSegment *segment;
+
+	if (index < 0)
+		return false;
+	segment = &decider->defs->segments[index];
+	if (!segment->is_member_source)
+		return false;
+	if (segment->is_static)
+		for (int i = 0; i < decider->user->nstatics; i++)
+			if (decider->user->statics[i] == segment->number)
+				return decider->user->statics_enter;
+	/* without a program: static, or beside the definitions (an overlay) */
+	if (segment->program == NULL)
+		return aud_members_find(decider->user->members, segment->number, NULL);
+	if (decider->segment_known[index] != decider->epoch)
+	{
+		check_stack_depth();
+		decider->segment_holds[index] = aud_decider_holds(decider, segment->program);
+		decider->segment_known[index] = decider->epoch;
+	}
+	return decider->segment_holds[index];
+}
+
+/* Does the leaf hold, over these attributes and at this instant? */
+bool
+aud_decider_evaluate_leaf(AudDecider *decider, const AudLeaf *leaf, Jsonb *attributes,
+			  const AudAggregateValue *value, const AudClock *clock)
+{
+	const AudUser *user = decider->user;
+	JsonbValue	room;
+	AudAggregateValue current;
+
+	switch (leaf->source)
+	{
+		case AUD_LEAF_ATTRIBUTE:
+			return aud_path_holds(leaf->rule, leaf->node,
+								  AUD_NODE_PATH(leaf->rule, leaf->node), 0,
+								  attributes_value(attributes, &room), clock);
+		case AUD_LEAF_USER_ID:
+			room.type = jbvString;
+			room.val.string.val = (char *) user->id;
+			room.val.string.len = user->id_len;
+			return aud_value_holds(leaf->rule, leaf->node, &room, clock);
+		case AUD_LEAF_AGGREGATE:
+			if (value == NULL)
+			{
+				aud_aggregate_value(&decider->defs->aggregates[leaf->index],
+									&user->states[leaf->index], &current);
+				value = &current;
+			}
+			return value_holds(leaf, value, clock);
+		case AUD_LEAF_SEGMENT:
+			return aud_decider_in_segment(decider, leaf->index) !=
+				((leaf->node->flags & AUD_NEGATED) != 0);
+		case AUD_LEAF_SAMPLE:
+			return aud_sample_holds(leaf->rule, leaf->node, user->id, user->id_len);
+		case AUD_LEAF_NEVER:
+			return aud_value_holds(leaf->rule, leaf->node, NULL, clock);
+	}
+	return false;
+}
+
+/* Does the leaf hold for the user now?  Evaluated once. */
+bool
+aud_decider_leaf_holds(AudDecider *decider, int leaf)
+{
+	if (decider->leaf_known[leaf] != decider->epoch)
+	{
+		decider->leaf_holds[leaf] =
+			aud_decider_evaluate_leaf(decider, &decider->defs->leaves[leaf],
+						  decider->user->attributes, NULL, &decider->now);
+		decider->leaf_known[leaf] = decider->epoch;
+	}
+	return decider->leaf_holds[leaf];
+}
+
+/* Evaluates a program; with "before", leaves that turned over are turned back. */
+bool
+aud_decider_run(AudDecider *decider, const AudInstruction *at, bool before)
+{
+	const AudInstruction *child;
+
+	switch ((AudNodeKind) at->kind)
+	{
+		case AUD_NODE_TRUE:
+			return true;
+		case AUD_NODE_FALSE:
+			return false;
+		case AUD_NODE_ALL:
+			child = at + 1;
+			for (uint32 i = 0; i < at->nchildren; i++, child += child->ninstructions)
+				if (!aud_decider_run(decider, child, before))
+					return false;
+			return true;
+		case AUD_NODE_ANY:
+		case AUD_NODE_NONE:
+			child = at + 1;
+			for (uint32 i = 0; i < at->nchildren; i++, child += child->ninstructions)
+				if (aud_decider_run(decider, child, before))
+					return at->kind == AUD_NODE_ANY;
+			return at->kind == AUD_NODE_NONE;
+		case AUD_NODE_NOT:
+			return !aud_decider_run(decider, at + 1, before);
+		default:
+			return aud_decider_leaf_holds(decider, at->leaf) !=
+				(before && decider->leaf_turned[at->leaf] == decider->epoch);
+	}
+}
+
+/* Does the program hold for the user now? */
+bool
+aud_decider_holds(AudDecider *decider, const AudInstruction *program)
+{
+	return aud_decider_run(decider, program, false);
+}
+
+/* A subtree's score (SPEC 2.6); with "negate", that of its negation. */
+static float8
+score(AudDecider *decider, const AudInstruction *at, bool negate)
+{
+	const AudInstruction *child = at + 1;
+	bool		mean;
+	float8		result = 0;
+
+	check_stack_depth();
+	switch ((AudNodeKind) at->kind)
+	{
+		case AUD_NODE_TRUE:
+			return negate ? 0 : 1;
+		case AUD_NODE_FALSE:
+			return negate ? 1 : 0;
+		case AUD_NODE_NOT:
+			return score(decider, child, !negate);
+		case AUD_NODE_ALL:
+		case AUD_NODE_ANY:
+		case AUD_NODE_NONE:
+			break;
+		default:
+			return aud_decider_leaf_holds(decider, at->leaf) != negate ? 1 : 0;
+	}
+
+	/* none(a, b) = all(not a, not b); its negation = any(a, b) */
+	if (at->kind == AUD_NODE_NONE)
+	{
+		mean = !negate;
+		negate = !negate;
+	}
+	else
+		mean = (at->kind == AUD_NODE_ALL) != negate;
+	if (at->nchildren == 0)
+		return mean ? 1 : 0;
+	for (uint32 i = 0; i < at->nchildren; i++, child += child->ninstructions)
+	{
+		float8		one = score(decider, child, negate);
+
+		result = mean ? result + one : Max(result, one);
+	}
+	return mean ? result / at->nchildren : result;
+}
+
+/* The user's score against a program, 0 to 1. */
+float8
+aud_decider_score(AudDecider *decider, const AudInstruction *program)
+{
+	return score(decider, program, false);
+}
+
+/* What a leaf sees, as jsonb in the current context; NULL when missing. */
+Jsonb *
+aud_decider_leaf_actual(AudDecider *decider, int index)
+{
+	const AudLeaf *leaf = &decider->defs->leaves[index];
+	const AudUser *user = decider->user;
+	const JsonbValue *value = NULL;
+	AudAggregateValue current;
+	JsonbValue	room;
+	JsonbValue	start;
+
+	switch (leaf->source)
+	{
+		case AUD_LEAF_ATTRIBUTE:
+			value = aud_path_collect(leaf->rule, AUD_NODE_PATH(leaf->rule, leaf->node), 0,
+									 attributes_value(user->attributes, &start), &room);
+			break;
+		case AUD_LEAF_USER_ID:
+		case AUD_LEAF_SAMPLE:
+			room.type = jbvString;
+			room.val.string.val = (char *) user->id;
+			room.val.string.len = user->id_len;
+			value = &room;
+			break;
+		case AUD_LEAF_AGGREGATE:
+			aud_aggregate_value(&decider->defs->aggregates[leaf->index],
+								&user->states[leaf->index], &current);
+			value = aud_aggregate_json(&current, &start);
+			if (leaf->nused > 0)
+				value = aud_path_collect(leaf->rule, AUD_NODE_PATH(leaf->rule, leaf->node),
+										 leaf->nused, value, &room);
+			break;
+		case AUD_LEAF_SEGMENT:
+			room.type = jbvBool;
+			room.val.boolean = aud_decider_in_segment(decider, leaf->index);
+			value = &room;
+			break;
+		case AUD_LEAF_NEVER:
+			break;
+	}
+	if (value == NULL)
+		return NULL;
+	room = *value;
+	return JsonbValueToJsonb(&room);
+}
+
+/* Adds what the decider has done to the statistics. */
+void
+aud_decider_end(AudDecider *decider)
+{
+	aud_stats_count(AUD_COUNT_USERS, decider->nusers);
+	aud_stats_count(AUD_COUNT_RULES, decider->nevaluated);
+	MemoryContextDelete(decider->mcxt);
+}

@@ -1,0 +1,40 @@
+/*-------------------------------------------------------------------------
+ *
+ * decider.h
+ *	  What deciding about one user after the other works with.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef AUD_DECIDER_H
+#define AUD_DECIDER_H
+
+#include "batch.h"
+
+struct AudDecider
+{
+	const AudDefinitions *defs;
+	AudUser    *user;
+	AudClock	before;			/* the user's as_of */
+	AudClock	now;
+
+	uint32		epoch;			/* of the user: what is marked with it is the user's */
+	uint32	   *leaf_known;		/* epoch in which leaf_holds was set */
+	bool	   *leaf_holds;
+	uint32	   *leaf_turned;	/* epoch in which the leaf turned over */
+	uint32	   *segment_known;	/* epoch in which segment_holds was set */
+	bool	   *segment_holds;
+
+	uint64	   *candidates;		/* bit for each segment by rank */
+	int			nwords;
+	bool		any_turned;
+	uint64		nusers;
+	uint64		nevaluated;		/* rules */
+	MemoryContext mcxt;			/* of what one user's decision leaves behind */
+};
+
+extern bool aud_decider_evaluate_leaf(AudDecider *decider, const AudLeaf *leaf, Jsonb *attributes,
+									  const AudAggregateValue *value, const AudClock *clock);
+extern bool aud_decider_in_segment(AudDecider *decider, int index);
+extern bool aud_decider_run(AudDecider *decider, const AudInstruction *at, bool before);
+
+#endif							/* AUD_DECIDER_H */
