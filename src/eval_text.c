@@ -217,7 +217,7 @@ aud_text_like(const char *s, int len, const char *pattern, int pattern_len)
 	const char *end = s + len;
 	const char *pattern_end = pattern + pattern_len;
 	const char *after_percent = NULL;	/* the pattern behind the last '%' */
-	const char *retry = NULL;	/* where that '%' ends for now */
+	const char *retry = NULL;	/* where the text behind that '%' is tried */
 
 	for (;;)
 	{
