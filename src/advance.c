@@ -182,7 +182,7 @@ queue_event(AudAdvance *advance, AudUser *user, const AudWindow *window,
 	{
 		const AudAggregateDef *def = &advance->defs->aggregates[window->aggregates[i]];
 		AudAggregateState *state = &user->states[window->aggregates[i]];
-		AudDecimal	amount;
+		AudDecimal	amount = {0};
 
 		if (!state->reading || !aud_aggregate_has_queue(def) ||
 			state->nqueue == AUD_QUEUE_MAX || state->nqueue == state->count)

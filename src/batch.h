@@ -8,13 +8,14 @@
  *	  aud_batch_add			its users, in C order of their ids
  *	  aud_batch_lock		profiles locked (new ones made) and read
  *	  (the caller)			gives users their events and attributes
- *	  aud_batch_advance		states brought to now: events in, what fell out of
+ *	  aud_batch_run			all of:
+ *		aud_batch_advance	states brought to now: events in, what fell out of
  *							windows out, what cannot be kept made anew
- *	  aud_batch_decide		memberships that changed
- *	  aud_batch_write		profiles, memberships, transitions
+ *		aud_batch_decide	memberships that changed, settled
+ *		aud_batch_write		profiles and history
  *
  * For users that have nothing but new events, aud_batch_take does all of that
- * but the memberships and transitions in one statement (take.c).
+ * but the history in one statement (take.c).
  *
  * Everything lives in the batch's memory context.  The caller holds the
  * definitions lock and has connected to SPI.
@@ -140,6 +141,7 @@ extern Datum aud_batch_user_ids(AudBatch *batch);
 extern void aud_batch_take(AudBatch *batch);
 extern void aud_batch_advance(AudBatch *batch);
 extern void aud_batch_decide(AudBatch *batch);
+extern void aud_batch_run(AudBatch *batch);
 extern void aud_batch_write_log(AudBatch *batch);
 extern void aud_batch_settle(AudBatch *batch, AudUser *user);
 extern AudChange *aud_batch_add_change(AudBatch *batch, int segment, bool added, float8 rule_score, const char *reason);

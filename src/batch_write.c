@@ -9,7 +9,6 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
-#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -125,8 +124,8 @@ aud_batch_write_log(AudBatch *batch)
 }
 
 /*
- * Writes the batch.  Profiles are locked by it (or nobody else can write, as
- * under the exclusive definitions lock).
+ * Writes what has been settled.  Profiles are locked by the batch (or nobody
+ * else can write, as under the exclusive definitions lock).
  */
 void
 aud_batch_write(AudBatch *batch)
@@ -137,4 +136,13 @@ aud_batch_write(AudBatch *batch)
 	write_profiles(batch, true);
 	MemoryContextSwitchTo(old);
 	aud_batch_write_log(batch);
+}
+
+/* Brings the batch's users, whose profiles have been read, to now; writes them. */
+void
+aud_batch_run(AudBatch *batch)
+{
+	aud_batch_advance(batch);
+	aud_batch_decide(batch);
+	aud_batch_write(batch);
 }

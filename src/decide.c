@@ -76,8 +76,8 @@ compare_leaf(AudDecider *decider, int index)
 		before = value_before(user, leaf->index);
 	holds = aud_decider_leaf_holds(decider, index);
 	if (holds != aud_decider_evaluate_leaf(decider, leaf,
-							   user->old_attributes ? user->old_attributes : user->attributes,
-							   before, &decider->before))
+										   user->old_attributes ? user->old_attributes : user->attributes,
+										   before, &decider->before))
 		turn(decider, index, holds);
 }
 

@@ -17,7 +17,6 @@
 #include <math.h>
 
 #include "common/int.h"
-#include "utils/timestamp.h"
 
 #include "eval.h"
 #include "rule_parse.h"

@@ -6,8 +6,8 @@
  *
  * A rule is compiled beside the definitions (aud_definitions_overlay): what
  * traits and segments' rules already keep is taken from the profile's state;
- * what only this rule asks is made from the events, for all users of a scan
- * at once.  Nothing is written.
+ * what only this rule asks is made from each user's events as the scan comes
+ * to it (event_scan.c).  Nothing is written.
  *
  *-------------------------------------------------------------------------
  */
@@ -317,10 +317,9 @@ aud_rule_score(PG_FUNCTION_ARGS)
 
 /*
  * profile_values(user_ids text[], moved bool) → setof (user_id, aggregate,
- * value): every stored aggregate of these users that is not missing; ids in
- * C order.
- * With "moved", as of now; else as of each user's last evaluation, as the row
- * has it.
+ * value): every stored aggregate of these users, whose ids are in C order,
+ * that is not missing.  With "moved", as of now; else as of each user's last
+ * evaluation, as the row has it.
  */
 Datum
 aud_profile_values(PG_FUNCTION_ARGS)

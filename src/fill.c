@@ -16,11 +16,9 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "funcapi.h"
-#include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -139,9 +137,7 @@ aud_fill(PG_FUNCTION_ARGS)
 		more = aud_pass_next(batch, &after);
 		if (more)
 		{
-			aud_batch_advance(batch);
-			aud_batch_decide(batch);
-			aud_batch_write(batch);
+			aud_batch_run(batch);
 		}
 		aud_batch_end(batch);
 	}
@@ -218,9 +214,7 @@ aud_rebuild(PG_FUNCTION_ARGS)
 			batch->users[u].statics_reason = reason;
 		}
 		count += batch->nusers;
-		aud_batch_advance(batch);
-		aud_batch_decide(batch);
-		aud_batch_write(batch);
+		aud_batch_run(batch);
 		aud_batch_end(batch);
 	}
 	aud_store_end(nestlevel);
@@ -281,9 +275,7 @@ patch_users(const AudDefinitions *defs, const Patch *patches, int i, int n)
 		user->write = true;
 	}
 	MemoryContextSwitchTo(old);
-	aud_batch_advance(batch);
-	aud_batch_decide(batch);
-	aud_batch_write(batch);
+	aud_batch_run(batch);
 	aud_batch_end(batch);
 	return end;
 }
@@ -366,9 +358,7 @@ aud_set_static(PG_FUNCTION_ARGS)
 			count += user->exists &&
 				aud_members_find(user->members, number, NULL) != add;
 		}
-		aud_batch_advance(batch);
-		aud_batch_decide(batch);
-		aud_batch_write(batch);
+		aud_batch_run(batch);
 		aud_batch_end(batch);
 	}
 	aud_store_end(nestlevel);

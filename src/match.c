@@ -18,7 +18,6 @@
  */
 #include "postgres.h"
 
-#include "miscadmin.h"
 #include "nodes/primnodes.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"

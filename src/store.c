@@ -130,8 +130,7 @@ check_strict(const StatementText *text)
 {
 	if (aud_strict && text->per_user &&
 		strstr(text->text, "user_id = ANY($1)") == NULL &&
-		strstr(text->text, "FROM unnest($1") == NULL &&
-		strstr(text->text, "USING unnest($1") == NULL)
+		strstr(text->text, "FROM unnest($1") == NULL)
 		elog(ERROR, "statement does not name its users: %s", text->text);
 }
 

@@ -27,7 +27,6 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "fmgr.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -41,7 +40,7 @@ PG_FUNCTION_INFO_V1(aud_taken_time);
 PG_FUNCTION_INFO_V1(aud_taken_state);
 PG_FUNCTION_INFO_V1(aud_taken_members);
 
-/* the batch that is being taken; statements do not nest here, functions may */
+/* the batch that is being taken; a trigger on profiles may begin another */
 typedef struct Taking
 {
 	AudBatch   *batch;
@@ -200,9 +199,7 @@ take_made(AudBatch *batch, int *at)
 	if (made->nusers > 0)
 	{
 		aud_batch_read(made);
-		aud_batch_advance(made);
-		aud_batch_decide(made);
-		aud_batch_write(made);
+		aud_batch_run(made);
 	}
 	aud_batch_end(made);
 }
