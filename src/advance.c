@@ -278,7 +278,7 @@ move_windows(AudAdvance *advance, AudUser *user)
 	bool		back = user->now < user->as_of ||
 		user->horizon <= user->now + advance->batch->clock.max_future_skew;
 
-	if (user->now == user->as_of && !back)
+	if (user->now == user->as_of && !back && !advance->batch->expiring)
 		return;
 	if (back)
 		user->horizon = PG_INT64_MAX;
@@ -364,6 +364,7 @@ begin_recompute(AudAdvance *advance, AudUser *user)
 		{
 			memset(state, 0, sizeof(*state));
 			state->touched = state->changed = state->known = state->fresh = true;
+			state->look = PG_INT64_MAX;
 		}
 	}
 	if (user->rebuild)
@@ -425,6 +426,9 @@ recompute(AudAdvance *advance, AudUser *user)
 
 			if (!advance->stale[aggregate])
 				continue;
+			if (defs->aggregates[aggregate].where_moves)
+				aud_aggregate_look(&defs->aggregates[aggregate],
+								   &user->states[aggregate], &event, &clock);
 			if (defs->aggregates[aggregate].state == AUD_STATE_SEQUENCE)
 				keep_event(advance, aggregate, &event);
 			else

@@ -18,6 +18,7 @@
  */
 #include "postgres.h"
 
+#include "common/int.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 
@@ -415,6 +416,43 @@ aud_aggregate_fold(const AudAggregateDef *def, AudAggregateState *state,
 			break;
 		case AUD_STATE_SEQUENCE:
 			break;
+	}
+}
+
+/*
+ * For an aggregate whose "where" moves: lowers state->look to the next instant
+ * at which the event may begin or cease to count by time alone.
+ */
+void
+aud_aggregate_look(const AudAggregateDef *def, AudAggregateState *state,
+				   AudEvent *event, const AudClock *clock)
+{
+	AudEventDoc doc;
+	TimestampTz leaves;
+
+	if (def->last != 0 && !pg_add_s64_overflow(event->time, def->last, &leaves) &&
+		leaves > clock->now)
+		state->look = Min(state->look, leaves);
+	aud_event_detoast(event);
+	aud_event_doc_init(&doc, clock, event->type, event->type_len, event->time,
+					   event->id, event->id_len,
+					   event->properties, event->context);
+	for (uint32 i = 0; i < def->node->nnodes; i++)
+	{
+		const AudNode *leaf = &def->node[i];
+		const AudPath *path;
+		const JsonbValue *value;
+		JsonbValue	start_room;
+		JsonbValue	room;
+		int			nused;
+
+		if (leaf->kind != AUD_NODE_FIELD || !AUD_OP_IS_RELATIVE_TIME(leaf->op))
+			continue;
+		path = AUD_NODE_PATH(def->rule, leaf);
+		value = doc.doc.start(&doc.doc, def->rule, path, &start_room, &nused);
+		aud_value_next_turn(def->rule, leaf,
+							aud_path_collect(def->rule, path, nused, value, &room),
+							clock, &state->look);
 	}
 }
 

@@ -95,6 +95,7 @@ typedef struct AudAggregateState
 	TimestampTz gone;			/* up to here events have left by way of the queue */
 	bool		reading;		/* events are being read for it */
 	TimestampTz time;			/* EDGE: the event; SEQUENCE: next instant to look */
+	TimestampTz look;			/* where "where" moves, once made anew: next instant to look */
 	const char *id;				/* EDGE */
 	int			id_len;
 	char	   *id_room;		/* where the state keeps an id of its own */
@@ -158,6 +159,8 @@ extern void aud_aggregate_fold(const AudAggregateDef *def, AudAggregateState *st
 							   AudEvent *event, const AudClock *clock);
 extern void aud_aggregate_unfold(const AudAggregateDef *def, AudAggregateState *state,
 								 AudEvent *event, const AudClock *clock);
+extern void aud_aggregate_look(const AudAggregateDef *def, AudAggregateState *state,
+							   AudEvent *event, const AudClock *clock);
 extern void aud_aggregate_value(const AudAggregateDef *def, const AudAggregateState *state,
 								AudAggregateValue *value);
 extern const JsonbValue *aud_aggregate_json(const AudAggregateValue *value, JsonbValue *room);

@@ -186,8 +186,9 @@ aud_batch_read(AudBatch *batch)
 }
 
 /*
- * Locks the users' profiles and reads them.  With "create" all exist
- * afterwards; without, those that have no profile do not exist.
+ * Locks the users' profiles and reads them.  With AUD_LOCK_ALL all exist
+ * afterwards; else those that have no profile, or are passed over because
+ * somebody else has locked it, do not exist.
  *
  * So that no two statements can wait for each other, every one takes its users
  * in C order, one after the other, be it by locking a profile or by making
@@ -195,14 +196,14 @@ aud_batch_read(AudBatch *batch)
  * meets, waiting for a session that is just making or removing it.
  */
 void
-aud_batch_lock(AudBatch *batch, bool create)
+aud_batch_lock(AudBatch *batch, AudLockKind kind)
 {
 	MemoryContext old = MemoryContextSwitchTo(batch->mcxt);
 	Datum		args[2];
 
 	for (int i = 0; i < batch->nusers; i++)
 		batch->users[i].exists = true;
-	if (create)
+	if (kind == AUD_LOCK_ALL)
 	{
 		args[0] = aud_batch_user_ids(batch);
 		args[1] = TimestampTzGetDatum(batch->clock.now);
@@ -210,7 +211,7 @@ aud_batch_lock(AudBatch *batch, bool create)
 		read_rows(batch, AUD_READ_PROFILES);
 	}
 	else
-		read_rows(batch, AUD_LOCK_PROFILES);
+		read_rows(batch, kind == AUD_LOCK_FREE ? AUD_LOCK_FREE_PROFILES : AUD_LOCK_PROFILES);
 	for (int i = 0; i < batch->nusers; i++)
 		batch->users[i].exists = batch->users[i].states != NULL;
 	MemoryContextSwitchTo(old);

@@ -60,6 +60,9 @@ typedef struct AudUser
 	TimestampTz as_of;			/* the states are exact for this instant */
 	TimestampTz now;			/* what the user is evaluated for */
 	TimestampTz horizon;		/* earliest event that was ahead of a window's end */
+	TimestampTz armed;			/* what the user's timer is set to; PG_INT64_MAX: it has none */
+	bool		arm;			/* the timer must be set anew */
+	TimestampTz next_change;	/* of a batch that is expiring: what it would be set to */
 	AudAggregateState *states;	/* one for each aggregate */
 
 	const bytea *members;		/* stored memberships (members.c); NULL: none */
@@ -80,6 +83,14 @@ typedef struct AudUser
 	AudTouched *touched;
 } AudUser;
 
+/* which profiles a batch locks */
+typedef enum AudLockKind
+{
+	AUD_LOCK_ALL,				/* all: those that are missing are made */
+	AUD_LOCK_EXISTING,
+	AUD_LOCK_FREE				/* those that nobody else has locked */
+} AudLockKind;
+
 /* one change of membership */
 typedef struct AudChange
 {
@@ -96,6 +107,7 @@ typedef struct AudChange
 typedef struct AudLogRow
 {
 	int			user;
+	TimestampTz at;				/* the instant they were evaluated for */
 	const char *reason;
 	int			nentries;
 	bytea	   *entries;		/* transition_log.c */
@@ -108,6 +120,7 @@ typedef struct AudBatch
 	AudClock	clock;
 	const char *reason;			/* of transitions, but those of "fill" segments */
 	bool		read_only;		/* nothing is written: see what the active snapshot sees */
+	bool		expiring;		/* from one due instant of a user to the next (timers.c) */
 	bool	   *refill;			/* by aggregate: made anew for every user; NULL: none */
 
 	int			nusers;
@@ -134,7 +147,7 @@ extern AudBatch *aud_batch_begin(const AudDefinitions *defs, const char *reason)
 extern void aud_batch_end(AudBatch *batch);
 extern int	aud_batch_most_users(const AudDefinitions *defs);
 extern AudUser *aud_batch_add(AudBatch *batch, const char *id, int id_len);
-extern void aud_batch_lock(AudBatch *batch, bool create);
+extern void aud_batch_lock(AudBatch *batch, AudLockKind kind);
 extern void aud_batch_read(AudBatch *batch);
 extern void aud_batch_set_row(AudBatch *batch, AudUser *user, HeapTuple tuple, TupleDesc tupdesc);
 extern Datum aud_batch_user_ids(AudBatch *batch);
@@ -143,6 +156,7 @@ extern void aud_batch_advance(AudBatch *batch);
 extern void aud_batch_decide(AudBatch *batch);
 extern void aud_batch_run(AudBatch *batch);
 extern void aud_batch_write_log(AudBatch *batch);
+extern void aud_batch_write_timers(AudBatch *batch);
 extern void aud_batch_settle(AudBatch *batch, AudUser *user);
 extern AudChange *aud_batch_add_change(AudBatch *batch, int segment, bool added, float8 rule_score, const char *reason);
 extern void aud_batch_write(AudBatch *batch);
@@ -163,6 +177,9 @@ extern float8 aud_decider_score(AudDecider *decider, const AudInstruction *progr
 extern Jsonb *aud_decider_leaf_actual(AudDecider *decider, int leaf);
 extern void aud_decide_user(AudBatch *batch, AudDecider *decider, int index);
 extern void aud_decider_end(AudDecider *decider);
+
+/* due.c: when time alone may change something */
+extern TimestampTz aud_decider_next_change(AudDecider *decider);
 
 /* advance.c: one user after the other */
 typedef struct AudAdvance AudAdvance;

@@ -100,7 +100,7 @@ aud_batch_write_log(AudBatch *batch)
 
 		ids[i] = user->id;
 		reasons[i] = row->reason;
-		instants[i] = TimestampTzGetDatum(user->now);
+		instants[i] = TimestampTzGetDatum(row->at);
 		events[i] = event ? event->id : NULL;
 		event_lengths[i] = event ? event->id_len : 0;
 		no_event[i] = event == NULL;
@@ -124,6 +124,43 @@ aud_batch_write_log(AudBatch *batch)
 }
 
 /*
+ * Sets the timers of the users who are to be armed anew, and removes those of
+ * the users who need none any more.
+ */
+void
+aud_batch_write_timers(AudBatch *batch)
+{
+	MemoryContext old = MemoryContextSwitchTo(batch->mcxt);
+	const char **ids = palloc(Max(batch->nusers, 1) * sizeof(char *));
+	Datum	   *instants = palloc(Max(batch->nusers, 1) * sizeof(Datum));
+	Datum		args[2];
+	int			n = 0;
+
+	for (int i = 0; i < batch->nusers; i++)
+		if (batch->users[i].arm && batch->users[i].armed != PG_INT64_MAX)
+		{
+			ids[n] = batch->users[i].id;
+			instants[n++] = TimestampTzGetDatum(batch->users[i].armed);
+		}
+	if (n > 0)
+	{
+		args[0] = aud_store_text_array(ids, NULL, n);
+		args[1] = aud_store_array(instants, NULL, n, TIMESTAMPTZOID);
+		aud_store_execute(AUD_SET_TIMERS, args, NULL, false);
+	}
+	n = 0;
+	for (int i = 0; i < batch->nusers; i++)
+		if (batch->users[i].arm && batch->users[i].armed == PG_INT64_MAX)
+			ids[n++] = batch->users[i].id;
+	if (n > 0)
+	{
+		args[0] = aud_store_text_array(ids, NULL, n);
+		aud_store_execute(AUD_REMOVE_TIMERS, args, NULL, false);
+	}
+	MemoryContextSwitchTo(old);
+}
+
+/*
  * Writes what has been settled.  Profiles are locked by the batch (or nobody
  * else can write, as under the exclusive definitions lock).
  */
@@ -136,6 +173,7 @@ aud_batch_write(AudBatch *batch)
 	write_profiles(batch, true);
 	MemoryContextSwitchTo(old);
 	aud_batch_write_log(batch);
+	aud_batch_write_timers(batch);
 }
 
 /* Brings the batch's users, whose profiles have been read, to now; writes them. */

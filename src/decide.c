@@ -131,6 +131,49 @@ is_container(const AudAggregateValue *value)
 	return value->kind == AUD_AGGVALUE_JSON && value->json.type == jbvBinary;
 }
 
+/*
+ * The thresholds between two numbers, from *first to before *end.  Doubles only
+ * find the neighbourhood: a hair wider than the move.
+ */
+static void
+thresholds_between(const AudRoute *route, const AudDecimal *x, const AudDecimal *y,
+				   int *first, int *end)
+{
+	double		a = aud_decimal_double(x);
+	double		b = aud_decimal_double(y);
+
+	if (a > b)
+	{
+		double		swap = a;
+
+		a = b;
+		b = swap;
+	}
+	if (!isinf(a))
+		a -= fabs(a) * 1e-14;
+	if (!isinf(b))
+		b += fabs(b) * 1e-14;
+	*first = *end = first_threshold(route, a);
+	while (*end < route->nthresholds && route->thresholds[*end].value <= b)
+		(*end)++;
+}
+
+/* May a move of an aggregate's value turn over one of its leaves?  If false, it does not. */
+bool
+aud_route_may_turn(const AudRoute *route, const AudAggregateValue *before,
+				   const AudAggregateValue *after)
+{
+	int			first,
+				end;
+
+	if (before->kind != AUD_AGGVALUE_NUMBER || after->kind != AUD_AGGVALUE_NUMBER)
+		return true;
+	if (aud_decimal_compare(&before->number, &after->number) == 0)
+		return false;
+	thresholds_between(route, &before->number, &after->number, &first, &end);
+	return route->nothers > 0 || first < end;
+}
+
 /* Finds the leaves that one touched aggregate turned over. */
 static void
 compare_aggregate(AudDecider *decider, const AudTouched *touched)
@@ -143,28 +186,13 @@ compare_aggregate(AudDecider *decider, const AudTouched *touched)
 						&decider->user->states[touched->aggregate], &after);
 	if (before->kind == AUD_AGGVALUE_NUMBER && after.kind == AUD_AGGVALUE_NUMBER)
 	{
-		double		a,
-					b;
+		int			i,
+					end;
 
 		if (aud_decimal_compare(&before->number, &after.number) == 0)
 			return;
-
-		/* doubles only find the neighbourhood: a hair wider than the move */
-		a = aud_decimal_double(&before->number);
-		b = aud_decimal_double(&after.number);
-		if (a > b)
-		{
-			double		swap = a;
-
-			a = b;
-			b = swap;
-		}
-		if (!isinf(a))
-			a -= fabs(a) * 1e-14;
-		if (!isinf(b))
-			b += fabs(b) * 1e-14;
-		for (int i = first_threshold(route, a);
-			 i < route->nthresholds && route->thresholds[i].value <= b; i++)
+		thresholds_between(route, &before->number, &after.number, &i, &end);
+		for (; i < end; i++)
 			compare_leaf(decider, route->thresholds[i].leaf);
 	}
 	else if (before->kind == AUD_AGGVALUE_JSON && after.kind == AUD_AGGVALUE_JSON &&
@@ -309,13 +337,15 @@ add_fill_candidates(const AudBatch *batch, AudDecider *decider)
 
 /*
  * Finds the memberships of one user that changed, in topological order of the
- * segments, and settles them.
+ * segments, and settles them; then when time alone may change the next one,
+ * for which the user's timer is set if it is not set to an earlier instant.
  */
 void
 aud_decide_user(AudBatch *batch, AudDecider *decider, int index)
 {
 	AudUser    *user = &batch->users[index];
 	MemoryContext old = MemoryContextSwitchTo(decider->mcxt);
+	TimestampTz due;
 
 	aud_decider_set_user(decider, user, &batch->clock);
 	decider->nusers++;
@@ -333,6 +363,15 @@ aud_decide_user(AudBatch *batch, AudDecider *decider, int index)
 		}
 	user->write |= decider->any_turned;
 	aud_batch_settle(batch, user);
+	due = aud_decider_next_change(decider);
+	if (batch->expiring)
+		user->next_change = due;
+	else if (due < user->armed)
+	{
+		/* a timer that comes too early looks, and is set anew */
+		user->armed = due;
+		user->arm = user->write = true;
+	}
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(decider->mcxt);
 }

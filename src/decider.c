@@ -275,46 +275,61 @@ aud_decider_score(AudDecider *decider, const AudInstruction *program)
 	return score(decider, program, false);
 }
 
-/* What a leaf sees, as jsonb in the current context; NULL when missing. */
-Jsonb *
-aud_decider_leaf_actual(AudDecider *decider, int index)
+/*
+ * What a leaf sees, NULL when missing; uses both rooms, and the current
+ * context.
+ */
+const JsonbValue *
+aud_decider_leaf_value(AudDecider *decider, const AudLeaf *leaf,
+					   JsonbValue *start, JsonbValue *room)
 {
-	const AudLeaf *leaf = &decider->defs->leaves[index];
 	const AudUser *user = decider->user;
-	const JsonbValue *value = NULL;
+	const JsonbValue *value;
 	AudAggregateValue current;
-	JsonbValue	room;
-	JsonbValue	start;
 
 	switch (leaf->source)
 	{
 		case AUD_LEAF_ATTRIBUTE:
-			value = aud_path_collect(leaf->rule, AUD_NODE_PATH(leaf->rule, leaf->node), 0,
-									 attributes_value(user->attributes, &start), &room);
-			break;
+			return aud_path_collect(leaf->rule, AUD_NODE_PATH(leaf->rule, leaf->node), 0,
+									attributes_value(user->attributes, start), room);
 		case AUD_LEAF_USER_ID:
 		case AUD_LEAF_SAMPLE:
-			room.type = jbvString;
-			room.val.string.val = (char *) user->id;
-			room.val.string.len = user->id_len;
-			value = &room;
-			break;
+			room->type = jbvString;
+			room->val.string.val = (char *) user->id;
+			room->val.string.len = user->id_len;
+			return room;
 		case AUD_LEAF_AGGREGATE:
 			aud_aggregate_value(&decider->defs->aggregates[leaf->index],
 								&user->states[leaf->index], &current);
-			value = aud_aggregate_json(&current, &start);
-			if (leaf->nused > 0)
-				value = aud_path_collect(leaf->rule, AUD_NODE_PATH(leaf->rule, leaf->node),
-										 leaf->nused, value, &room);
-			break;
+			value = aud_aggregate_json(&current, start);
+			if (value == &current.json)
+			{
+				*start = current.json;
+				value = start;
+			}
+			if (leaf->nused == 0)
+				return value;
+			return aud_path_collect(leaf->rule, AUD_NODE_PATH(leaf->rule, leaf->node),
+									leaf->nused, value, room);
 		case AUD_LEAF_SEGMENT:
-			room.type = jbvBool;
-			room.val.boolean = aud_decider_in_segment(decider, leaf->index);
-			value = &room;
-			break;
+			room->type = jbvBool;
+			room->val.boolean = aud_decider_in_segment(decider, leaf->index);
+			return room;
 		case AUD_LEAF_NEVER:
 			break;
 	}
+	return NULL;
+}
+
+/* What a leaf sees, as jsonb in the current context; NULL when missing. */
+Jsonb *
+aud_decider_leaf_actual(AudDecider *decider, int index)
+{
+	JsonbValue	start,
+				room;
+	const JsonbValue *value = aud_decider_leaf_value(decider, &decider->defs->leaves[index],
+													 &start, &room);
+
 	if (value == NULL)
 		return NULL;
 	room = *value;

@@ -78,6 +78,16 @@ extern bool aud_value_holds(const AudRule *rule, const AudNode *leaf,
 extern bool aud_instant_holds(const AudRule *rule, const AudNode *leaf,
 							  TimestampTz t, const AudClock *clock);
 
+/*
+ * eval_op.c: lowers *due to the next instant after clock->now at which a leaf
+ * with a relative time operator may turn over, over an instant or a value
+ * (NULL: missing) that stays as it is.
+ */
+extern void aud_instant_next_turn(const AudRule *rule, const AudNode *leaf,
+								  TimestampTz t, const AudClock *clock, TimestampTz *due);
+extern void aud_value_next_turn(const AudRule *rule, const AudNode *leaf,
+								const JsonbValue *value, const AudClock *clock, TimestampTz *due);
+
 /* eval_op.c: leaf FIELD or EVENT's property path walked from a start, [*] included */
 extern bool aud_path_holds(const AudRule *rule, const AudNode *leaf,
 						   const AudPath *path, int nused,

@@ -218,6 +218,77 @@ aud_instant_holds(const AudRule *rule, const AudNode *leaf, TimestampTz t,
 	}
 }
 
+/* Lowers *due to the instant t + d, if that lies ahead of the clock. */
+static void
+turn_at(int64 t, int64 d, const AudClock *clock, TimestampTz *due)
+{
+	if (!pg_add_s64_overflow(t, d, &t) && t > clock->now && t < *due)
+		*due = t;
+}
+
+/* See eval.h; what aud_instant_holds says changes at these instants only. */
+void
+aud_instant_next_turn(const AudRule *rule, const AudNode *leaf, TimestampTz t,
+					  const AudClock *clock, TimestampTz *due)
+{
+	int64		constant = AUD_VALUE_INT64(AUD_NODE_VALUE(rule, leaf));
+
+	switch (leaf->op)
+	{
+		case AUD_OP_WITHIN_LAST:
+			turn_at(t, -clock->max_future_skew, clock, due);
+			turn_at(t, constant, clock, due);
+			break;
+		case AUD_OP_BEFORE_LAST:
+			turn_at(t, constant, clock, due);
+			break;
+		case AUD_OP_WITHIN_NEXT:
+			turn_at(t, -constant, clock, due);
+			turn_at(t, 0, clock, due);
+			break;
+		case AUD_OP_AFTER_NEXT:
+			turn_at(t, -constant, clock, due);
+			break;
+		default:
+			break;
+	}
+}
+
+/*
+ * See eval.h.  Every timestamp in the value counts, elements of arrays within
+ * arrays too: an instant too many does no harm.
+ */
+void
+aud_value_next_turn(const AudRule *rule, const AudNode *leaf,
+					const JsonbValue *value, const AudClock *clock, TimestampTz *due)
+{
+	TimestampTz t;
+
+	if (value == NULL)
+		return;
+	if (value->type == jbvString)
+	{
+		if (aud_timestamp_parse(value->val.string.val, value->val.string.len, &t))
+			aud_instant_next_turn(rule, leaf, t, clock, due);
+	}
+	else if (value->type == jbvArray)
+	{
+		check_stack_depth();
+		for (int i = 0; i < value->val.array.nElems; i++)
+			aud_value_next_turn(rule, leaf, &value->val.array.elems[i], clock, due);
+	}
+	else if (value->type == jbvBinary)
+	{
+		JsonbIterator *it = JsonbIteratorInit(value->val.binary.data);
+		JsonbIteratorToken token;
+		JsonbValue	element;
+
+		while ((token = JsonbIteratorNext(&it, &element, false)) != WJB_DONE)
+			if (token == WJB_ELEM && element.type == jbvString)
+				aud_value_next_turn(rule, leaf, &element, clock, due);
+	}
+}
+
 /* The time operators, on one text. */
 static bool
 is_in_time(const AudTest *test, const char *s, int len)

@@ -203,7 +203,7 @@ aud_rebuild(PG_FUNCTION_ARGS)
 			aud_batch_add(batch, ids[i], strlen(ids[i]));
 		batch->fill_all = true;
 		batch->fill_reason = reason;
-		aud_batch_lock(batch, true);
+		aud_batch_lock(batch, AUD_LOCK_ALL);
 		for (int u = 0; u < batch->nusers; u++)
 		{
 			batch->users[u].rebuild = true;
@@ -260,7 +260,7 @@ patch_users(const AudDefinitions *defs, const Patch *patches, int i, int n)
 				break;
 			aud_batch_add(batch, patches[end].user_id, strlen(patches[end].user_id));
 		}
-	aud_batch_lock(batch, true);
+	aud_batch_lock(batch, AUD_LOCK_ALL);
 	old = MemoryContextSwitchTo(batch->mcxt);
 	for (int u = 0; i < end; i++)
 	{
@@ -346,7 +346,7 @@ aud_set_static(PG_FUNCTION_ARGS)
 
 		for (int end = Min(n, i + aud_batch_most_users(defs)); i < end; i++)
 			aud_batch_add(batch, ids[i], strlen(ids[i]));
-		aud_batch_lock(batch, add);
+		aud_batch_lock(batch, add ? AUD_LOCK_ALL : AUD_LOCK_EXISTING);
 		for (int u = 0; u < batch->nusers; u++)
 		{
 			AudUser    *user = &batch->users[u];
@@ -386,7 +386,7 @@ aud_leave_all(PG_FUNCTION_ARGS)
 	defs = aud_definitions_get_shared();
 	batch = aud_batch_begin(defs, reason);
 	user = aud_batch_add(batch, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id));
-	aud_batch_lock(batch, false);
+	aud_batch_lock(batch, AUD_LOCK_EXISTING);
 	for (int i = 0; user->exists && i < aud_members_count(user->members); i++)
 	{
 		int			index = aud_definitions_find_segment_number(defs,

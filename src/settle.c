@@ -58,6 +58,7 @@ add_log_row(AudBatch *batch, const AudUser *user, const char *reason)
 	}
 	row = &batch->log[batch->nlog++];
 	row->user = user - batch->users;
+	row->at = user->now;
 	row->reason = reason;
 	row->nentries = 0;
 	aud_transition_begin(&entries);

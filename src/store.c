@@ -66,6 +66,10 @@ static const StatementText texts[AUD_NSTATEMENTS] = {
 		"SELECT " PROFILE_COLUMNS " FROM audience.profiles p WHERE p.user_id = ANY($1) ORDER BY p.user_id FOR UPDATE",
 		true, 1, {TEXTARRAYOID}
 	},
+	[AUD_LOCK_FREE_PROFILES] = {
+		"SELECT " PROFILE_COLUMNS " FROM audience.profiles p WHERE p.user_id = ANY($1) ORDER BY p.user_id FOR UPDATE SKIP LOCKED",
+		true, 1, {TEXTARRAYOID}
+	},
 	[AUD_READ_PROFILES] = {
 		"SELECT " PROFILE_COLUMNS " FROM audience.profiles p WHERE p.user_id = ANY($1) ORDER BY p.user_id",
 		true, 1, {TEXTARRAYOID}
@@ -93,6 +97,22 @@ static const StatementText texts[AUD_NSTATEMENTS] = {
 		"SELECT u.user_id, u.reason, u.occurred_at, u.event_id, u.latency, u.entries "
 		"FROM unnest($1, $2, $3, $4, $5, $6) u (user_id, reason, occurred_at, event_id, latency, entries)",
 		true, 6, {TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, INT8ARRAYOID, BYTEAARRAYOID}
+	},
+	[AUD_SET_TIMERS] = {
+		"INSERT INTO audience.timers (user_id, due_at) "
+		"SELECT u.user_id, u.due_at FROM unnest($1, $2) u (user_id, due_at) "
+		"ON CONFLICT (user_id) DO UPDATE SET due_at = EXCLUDED.due_at",
+		true, 2, {TEXTARRAYOID, TIMESTAMPTZARRAYOID}
+	},
+	[AUD_REMOVE_TIMERS] = {
+		"DELETE FROM audience.timers t WHERE t.user_id = ANY($1)",
+		true, 1, {TEXTARRAYOID}
+	},
+	[AUD_DUE_TIMERS] = {
+		"SELECT t.user_id, t.due_at FROM audience.timers t "
+		"WHERE t.due_at <= $1 AND (t.due_at, t.user_id) > ($2, $3) "
+		"ORDER BY t.due_at, t.user_id LIMIT $4",
+		false, 4, {TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, INT8OID}
 	},
 	[AUD_READ_VERSION] = {
 		"SELECT version FROM audience.definition_version",

@@ -17,11 +17,15 @@ typedef enum AudStatement
 	AUD_TAKE_PROFILES,			/* users, instant: see take.c */
 	AUD_ACQUIRE_PROFILES,		/* users, instant: each locked, or made, in order */
 	AUD_LOCK_PROFILES,			/* users -> rows, locked in order */
+	AUD_LOCK_FREE_PROFILES,		/* the same, but for those that somebody else has locked */
 	AUD_READ_PROFILES,			/* users -> rows */
 	AUD_NEXT_PROFILES,			/* user, limit -> rows of those behind it, in order */
 	AUD_UPDATE_PROFILES,		/* users, places, states, first, last, as_of, members */
 	AUD_UPDATE_WITH_ATTRIBUTES,		/* users, places, the same and attributes */
 	AUD_LOG,					/* rows of the history */
+	AUD_SET_TIMERS,				/* users, instants */
+	AUD_REMOVE_TIMERS,			/* users */
+	AUD_DUE_TIMERS,				/* instant, behind: instant and user, limit -> users, instants */
 	AUD_READ_VERSION,			/* version of the definitions in the transaction's snapshot */
 	AUD_NSTATEMENTS
 } AudStatement;

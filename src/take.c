@@ -241,5 +241,6 @@ aud_batch_take(AudBatch *batch)
 	for (int at = 0; at < batch->nusers;)
 		take_made(batch, &at);
 	aud_batch_write_log(batch);
+	aud_batch_write_timers(batch);
 	MemoryContextSwitchTo(old);
 }

@@ -4,7 +4,7 @@
  *	  The engine's state of one user, as the profile's column "state".
  *
  *	  byte		version (1)
- *	  varint	1 and the horizon, or 0
+ *	  varint	which of these follow: 1 the horizon, 2 the instant of the timer
  *	  then		for each aggregate with a state: its number as difference, the
  *				length of what follows, the state (aggregate_state.c)
  *
@@ -15,10 +15,16 @@
  */
 #include "postgres.h"
 
+#include "fmgr.h"
+
 #include "batch.h"
 #include "varint.h"
 
+PG_FUNCTION_INFO_V1(aud_state_timer);
+
 #define STATE_VERSION	1
+#define HAS_HORIZON		1
+#define HAS_TIMER		2
 
 /* Is the state what it would be over no events? */
 static bool
@@ -41,9 +47,12 @@ aud_user_state_write(const AudDefinitions *defs, const AudUser *user)
 	initStringInfo(&one);
 	appendStringInfoSpaces(&buf, VARHDRSZ);
 	appendStringInfoCharMacro(&buf, STATE_VERSION);
-	aud_varint_append(&buf, user->horizon != PG_INT64_MAX);
+	aud_varint_append(&buf, (user->horizon != PG_INT64_MAX ? HAS_HORIZON : 0) |
+					  (user->armed != PG_INT64_MAX ? HAS_TIMER : 0));
 	if (user->horizon != PG_INT64_MAX)
 		aud_varint_append_signed(&buf, user->horizon);
+	if (user->armed != PG_INT64_MAX)
+		aud_varint_append_signed(&buf, user->armed);
 	for (int i = 0; i < defs->naggregates; i++)
 	{
 		const AudAggregateDef *def = &defs->aggregates[i];
@@ -63,7 +72,42 @@ aud_user_state_write(const AudDefinitions *defs, const AudUser *user)
 }
 
 /*
- * Sets the user's states and horizon from the column's value
+ * Begins to read the column's value: what comes before the states goes to
+ * *horizon and *armed; returns where the states begin.
+ */
+static const char *
+read_header(const char *p, const char *end, TimestampTz *horizon, TimestampTz *armed)
+{
+	uint64		has;
+
+	if (p >= end || *p++ != STATE_VERSION)
+		aud_varint_corrupt();
+	has = aud_varint_read(&p, end);
+	*horizon = (has & HAS_HORIZON) ? aud_varint_read_signed(&p, end) : PG_INT64_MAX;
+	*armed = (has & HAS_TIMER) ? aud_varint_read_signed(&p, end) : PG_INT64_MAX;
+	return p;
+}
+
+/*
+ * state_timer(state bytea) → timestamptz: the instant that a profile's timer is
+ * set to; null: it has none.
+ */
+Datum
+aud_state_timer(PG_FUNCTION_ARGS)
+{
+	bytea	   *state = PG_GETARG_BYTEA_PP(0);
+	TimestampTz horizon,
+				armed;
+
+	(void) read_header(VARDATA_ANY(state), VARDATA_ANY(state) + VARSIZE_ANY_EXHDR(state),
+					   &horizon, &armed);
+	if (armed == PG_INT64_MAX)
+		PG_RETURN_NULL();
+	PG_RETURN_TIMESTAMPTZ(armed);
+}
+
+/*
+ * Sets the user's states, horizon and timer from the column's value
  * (NULL: a user without any).  Ids in the states stay in the value, which must
  * outlive the user; the rest is allocated in the current context.
  */
@@ -76,15 +120,11 @@ aud_user_state_read(const AudDefinitions *defs, AudUser *user, const bytea *stat
 	int			aggregate = 0;
 
 	user->states = palloc0(Max(defs->naggregates, 1) * sizeof(AudAggregateState));
-	user->horizon = PG_INT64_MAX;
+	user->horizon = user->armed = PG_INT64_MAX;
 	if (state == NULL)
 		return;
-	p = VARDATA_ANY(state);
-	end = p + VARSIZE_ANY_EXHDR(state);
-	if (p >= end || *p++ != STATE_VERSION)
-		aud_varint_corrupt();
-	if (aud_varint_read(&p, end) != 0)
-		user->horizon = aud_varint_read_signed(&p, end);
+	end = VARDATA_ANY(state) + VARSIZE_ANY_EXHDR(state);
+	p = read_header(VARDATA_ANY(state), end, &user->horizon, &user->armed);
 	while (p < end)
 	{
 		uint64		len;

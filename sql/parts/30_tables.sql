@@ -62,6 +62,16 @@ COMMENT ON COLUMN audience.profiles.state IS 'the engine''s: states of aggregate
 COMMENT ON COLUMN audience.profiles.members IS 'the engine''s: memberships; see view memberships';
 COMMENT ON COLUMN audience.profiles.updated_at IS 'start of the transaction that last changed the row';
 
+CREATE TABLE audience.timers (
+	user_id text COLLATE "C" NOT NULL PRIMARY KEY,
+	due_at timestamptz NOT NULL
+);
+CREATE INDEX timers_due_at_idx ON audience.timers (due_at, user_id);
+COMMENT ON TABLE audience.timers IS 'when time alone may next change a user''s memberships (run_due)';
+COMMENT ON COLUMN audience.timers.user_id IS 'whose; without a row nothing can change';
+COMMENT ON COLUMN audience.timers.due_at IS 'the earliest such instant; may come too early, never too late';
+COMMENT ON INDEX audience.timers_due_at_idx IS 'the next ones due';
+
 CREATE SEQUENCE audience.aggregate_number_seq AS integer START 1000;
 COMMENT ON SEQUENCE audience.aggregate_number_seq IS 'numbers of aggregates; those below 1000 are built in';
 
@@ -244,6 +254,7 @@ COMMENT ON COLUMN audience.transitions.metadata IS 'ruleScore, evaluationLatency
 -- what a dump must hold; rows made here are not in it
 SELECT pg_catalog.pg_extension_config_dump('audience.events', '');
 SELECT pg_catalog.pg_extension_config_dump('audience.profiles', '');
+SELECT pg_catalog.pg_extension_config_dump('audience.timers', '');
 SELECT pg_catalog.pg_extension_config_dump('audience.aggregates', 'WHERE number >= 1000');
 SELECT pg_catalog.pg_extension_config_dump('audience.aggregate_number_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('audience.traits', 'WHERE NOT built_in');

@@ -129,6 +129,7 @@ BEGIN
 	transitions := (SELECT count(*) FROM audience.transitions t WHERE t.user_id = profile_erase.user_id);
 	DELETE FROM audience.transition_log l WHERE l.user_id = profile_erase.user_id;
 	events := audience.events_delete(profile_erase.user_id);
+	DELETE FROM audience.timers t WHERE t.user_id = profile_erase.user_id;
 	DELETE FROM audience.profiles p WHERE p.user_id = profile_erase.user_id;
 	RETURN jsonb_build_object('events', events, 'profiles', 1,
 		'memberships', memberships, 'transitions', transitions);
@@ -203,6 +204,7 @@ BEGIN
 		FROM audience.members_list(source.members) m JOIN audience.segments s ON s.number = m.segment_number
 		WHERE s.type = 'static');
 	PERFORM audience.leave_all(from_user, 'merge');
+	DELETE FROM audience.timers t WHERE t.user_id = from_user;
 	DELETE FROM audience.profiles p WHERE p.user_id = from_user;
 
 	UPDATE audience.profiles p

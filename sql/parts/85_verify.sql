@@ -294,7 +294,7 @@ COMMENT ON FUNCTION audience.verify_rounds() IS
 
 -- the statement
 
-CREATE FUNCTION audience.verify_statement() RETURNS text
+CREATE FUNCTION audience.verify_statement(moved boolean) RETURNS text
 AS $$
 DECLARE
 	-- how the values of an aggregate are called in a detail
@@ -304,6 +304,7 @@ DECLARE
 	queries text;
 	defaults jsonb;
 	rounds record;
+	ctes text;
 BEGIN
 	SELECT string_agg(
 			CASE WHEN a.definition::jsonb ? 'sequence' THEN audience.verify_sequence(a.number, a.definition)
@@ -315,11 +316,15 @@ BEGIN
 	WHERE a.definition::jsonb ? 'sequence' OR coalesce(a.definition::jsonb ->> 'aggregate', 'count')
 		IN ('count', 'sum', 'count_distinct', 'days_active');
 	rounds := audience.verify_rounds();
-	RETURN format($q$
-WITH profile AS MATERIALIZED (
-	SELECT user_id, attributes, first_seen, last_seen, evaluated_at, members, state IS NULL AS is_new
-	FROM audience.profiles
+	ctes := format($q$
+WITH timer AS MATERIALIZED (
+	SELECT user_id, due_at FROM audience.timers
 	WHERE ($1 IS NULL OR user_id > $1) AND ($2 IS NULL OR user_id <= $2)
+), profile AS MATERIALIZED (
+	SELECT user_id, attributes, first_seen, last_seen, %5$s AS evaluated_at, members, state IS NULL AS is_new,
+		audience.state_timer(state) AS due_at
+	FROM audience.profiles
+	WHERE ($1 IS NULL OR user_id > $1) AND ($2 IS NULL OR user_id <= $2) AND %6$s
 ), event AS MATERIALIZED (
 	SELECT user_id, occurred_at, event_id, event_type, properties, context
 	FROM audience.events
@@ -362,7 +367,24 @@ WITH profile AS MATERIALIZED (
 	FROM profile p CROSS JOIN LATERAL audience.members_list(p.members) m
 		LEFT JOIN audience.segments s ON s.number = m.segment_number
 	WHERE NOT coalesce(s.type = 'static' AND NOT s.active, false)
-)
+), wrong_member AS (
+	SELECT coalesce(m.user_id, e.user_id) AS user_id, coalesce(m.id, e.id) AS id,
+		m.id IS NOT NULL AS is_member, e.id IS NOT NULL AS should_be
+	FROM (SELECT * FROM member WHERE status = 'ready') m
+		FULL JOIN expected e ON e.user_id = m.user_id AND e.id = m.id
+	WHERE m.id IS NULL OR e.id IS NULL
+)$q$, queries, coalesce(defaults, '{}'), rounds.ctes, rounds.last,
+		CASE WHEN moved THEN 'greatest(evaluated_at, audience.now())' ELSE 'evaluated_at' END,
+		-- those whose timer is due are for run_due
+		CASE WHEN moved THEN 'evaluated_at < audience.now() AND (audience.state_timer(state) > audience.now()) IS NOT FALSE'
+			ELSE 'true' END);
+	IF moved THEN
+		RETURN ctes || $q$
+SELECT 'timer', user_id, id, CASE WHEN should_be THEN 'by time alone the user has entered, but no timer is due'
+	ELSE 'by time alone the user has left, but no timer is due' END
+FROM wrong_member$q$;
+	END IF;
+	RETURN ctes || format($q$
 SELECT 'profile', coalesce(p.user_id, s.user_id)::text, NULL::text,
 	CASE WHEN p.user_id IS NULL THEN format('there are events (%%s), but no profile', s.count)
 		ELSE format('first and last seen are %%s and %%s, the events give %%s and %%s',
@@ -374,7 +396,7 @@ UNION ALL
 SELECT 'profile', user_id, NULL, 'it has not been evaluated: there is no state'
 FROM profile WHERE is_new
 UNION ALL
-SELECT 'trait', r.user_id, NULL, format('%%s is %%s, the events give %%s', %5$s,
+SELECT 'trait', r.user_id, NULL, format('%%s is %%s, the events give %%s', %1$s,
 	coalesce(s.vals ->> v.key, 'missing'), coalesce(r.vals ->> v.key, 'missing'))
 FROM recomputed r LEFT JOIN stored s USING (user_id),
 	jsonb_object_keys(r.vals || coalesce(s.vals, '{}')) v (key)
@@ -388,12 +410,12 @@ SELECT CASE s.type WHEN 'static' THEN 'static' ELSE 'membership' END, d.user_id,
 		WHEN d.should_be THEN 'the rule holds'
 		WHEN s.active THEN 'the rule does not hold'
 		ELSE 'the segment is inactive' END
-FROM (SELECT coalesce(m.user_id, e.user_id) AS user_id, coalesce(m.id, e.id) AS id,
-		m.id IS NOT NULL AS is_member, e.id IS NOT NULL AS should_be
-	FROM (SELECT * FROM member WHERE status = 'ready') m
-		FULL JOIN expected e ON e.user_id = m.user_id AND e.id = m.id
-	WHERE m.id IS NULL OR e.id IS NULL) d
-	JOIN audience.segments s ON s.id = d.id
+FROM wrong_member d JOIN audience.segments s ON s.id = d.id
+UNION ALL
+SELECT 'timer', coalesce(p.user_id, t.user_id), NULL, format('it is set to %%s, the profile has %%s',
+	coalesce(audience.timestamp_text(t.due_at), 'nothing'), coalesce(audience.timestamp_text(p.due_at), 'nothing'))
+FROM profile p FULL JOIN timer t USING (user_id)
+WHERE p.due_at IS DISTINCT FROM t.due_at
 UNION ALL
 SELECT 'membership', user_id, NULL, 'the packed memberships are damaged'
 FROM profile WHERE NOT audience.members_valid(members)
@@ -424,11 +446,11 @@ SELECT 'transition', coalesce(t.user_id, m.user_id), coalesce(t.id, m.id),
 FROM (SELECT * FROM transition WHERE is_last) t
 	FULL JOIN (SELECT * FROM member WHERE status = 'ready') m ON m.user_id = t.user_id AND m.id = t.id
 WHERE ((t.action = 'added') IS DISTINCT FROM (m.id IS NOT NULL) OR t.occurred_at <> m.entered_at)
-$q$, queries, coalesce(defaults, '{}'), rounds.ctes, rounds.last, names);
+$q$, names);
 END
 $$ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp;
-COMMENT ON FUNCTION audience.verify_statement() IS
-	'internal, for verify: the statement that lists the differences of a range of users, $1 < id <= $2';
+COMMENT ON FUNCTION audience.verify_statement(boolean) IS
+	'internal, for verify: the statement that lists the differences of a range of users, $1 < id <= $2, as of their last evaluation; or, moved, the changes since that no timer is due for';
 
 -- Each range is seen under one snapshot, so that those who write meanwhile are
 -- seen whole or not at all.  Nested loops are off: without statistics the
@@ -440,11 +462,19 @@ AS $$
 DECLARE
 	chunk CONSTANT integer := 20000;
 	statement text;
+	moved_statement text;
+	-- does anything look at the clock?
+	timed boolean;
 	lower_id text;
 	upper_id text;
 BEGIN
 	PERFORM audience.definitions_lock_shared();
-	statement := audience.verify_statement();
+	statement := audience.verify_statement(false);
+	moved_statement := audience.verify_statement(true);
+	timed := EXISTS (
+		SELECT FROM (SELECT s.rules::text FROM audience.segments s WHERE s.active
+			UNION ALL SELECT a.definition::text FROM audience.aggregates a) d (definition)
+		WHERE d.definition ~ '"(last|within|sequence|within_last|before_last|within_next|after_next)"');
 	RETURN QUERY SELECT 'orphan', NULL::text, NULL::text,
 			format('trait "%s" is kept by aggregate number %s, which does not exist', t.name, t.aggregate_number)
 		FROM audience.traits t
@@ -455,6 +485,10 @@ BEGIN
 		FROM (SELECT p.user_id FROM audience.profiles p
 			WHERE p.user_id > coalesce(lower_id, '') ORDER BY p.user_id LIMIT chunk) c (id);
 		RETURN QUERY EXECUTE statement USING lower_id, upper_id;
+		-- what is wrong already would only be said twice
+		IF timed AND NOT FOUND THEN
+			RETURN QUERY EXECUTE moved_statement USING lower_id, upper_id;
+		END IF;
 		EXIT WHEN upper_id IS NULL;
 		lower_id := upper_id;
 	END LOOP;

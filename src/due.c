@@ -1,0 +1,162 @@
+/*-------------------------------------------------------------------------
+ *
+ * due.c
+ *	  When time alone may next change a user's memberships.
+ *
+ * A rule can turn over without an event in these ways:
+ *
+ *	  a leaf with a relative time operator	its timestamp passes now - d, now + d
+ *	  a sliding window						its next event leaves
+ *	  a sequence							an absent step's time is over, or its
+ *											window's edge passes an event
+ *	  a "where" that looks at the clock		one of its timestamps is passed
+ *
+ * The earliest of these instants is the user's due time.  It may come too
+ * early (the leaf need not turn over then), never too late.  For a count or
+ * sum the queue of next leavers tells which of them first brings the value
+ * past a constant that some leaf compares it with, so that a window that loses
+ * event after event is not looked at each time.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "common/int.h"
+
+#include "decider.h"
+
+/* The instant at which an event leaves a window; PG_INT64_MAX: beyond all time. */
+static TimestampTz
+leaves_at(TimestampTz time, int64 last)
+{
+	TimestampTz instant;
+
+	return pg_add_s64_overflow(time, last, &instant) ? PG_INT64_MAX : instant;
+}
+
+/*
+ * When a count or sum may turn a leaf over by losing events: the first of its
+ * next leavers that does, or the last one that is known, if more follow.
+ */
+static TimestampTz
+queue_due(const AudDefinitions *defs, int aggregate, const AudAggregateState *state)
+{
+	const AudAggregateDef *def = &defs->aggregates[aggregate];
+	AudAggregateState ahead = *state;
+	AudAggregateValue before,
+				after;
+
+	if (state->nqueue == 0 || def->kind == AUD_AGG_AVG)
+		return leaves_at(state->oldest, def->last);
+	aud_aggregate_value(def, state, &before);
+	for (int i = 0; i < state->nqueue; i++)
+	{
+		ahead.count--;
+		if (def->state == AUD_STATE_SUM)
+			aud_decimal_add(&ahead.sum, &state->queue[i].amount, true);
+		/* those of one instant leave together */
+		if (i + 1 < state->nqueue && state->queue[i + 1].time == state->queue[i].time)
+			continue;
+		aud_aggregate_value(def, &ahead, &after);
+		if (aud_route_may_turn(&defs->routes[aggregate], &before, &after) ||
+			(i + 1 == state->nqueue && state->nqueue < state->count))
+			return leaves_at(state->queue[i].time, def->last);
+	}
+	return PG_INT64_MAX;
+}
+
+/* When an aggregate over a sliding window may next change by time. */
+static TimestampTz
+window_due(const AudDefinitions *defs, int aggregate, const AudAggregateState *state)
+{
+	const AudAggregateDef *def = &defs->aggregates[aggregate];
+
+	if (state->count == 0 && !state->overflow)
+		return PG_INT64_MAX;
+	if (def->state == AUD_STATE_EDGE)
+		return leaves_at(state->time, def->last);
+	if (aud_aggregate_has_queue(def))
+		return queue_due(defs, aggregate, state);
+	return leaves_at(state->oldest, def->last);
+}
+
+/*
+ * When a sequence, or an aggregate whose "where" moves, may next change.  What
+ * was not made anew at the user's now is not known to the instant: the user's
+ * timer, set when it was, still holds.
+ */
+static TimestampTz
+moving_due(const AudAggregateDef *def, const AudAggregateState *state, const AudUser *user)
+{
+	TimestampTz due = PG_INT64_MAX;
+
+	if (def->where_moves)
+		due = state->fresh ? state->look : user->armed;
+	if (def->state == AUD_STATE_SEQUENCE && state->known)
+		due = Min(due, state->time);
+	return due;
+}
+
+/* When a leaf with a relative time operator may next turn over. */
+static void
+leaf_due(AudDecider *decider, const AudLeaf *leaf, TimestampTz *due)
+{
+	const AudAggregateState *state;
+	AudAggregateValue value;
+	JsonbValue	start,
+				room;
+
+	if (leaf->is_instant)
+	{
+		state = &decider->user->states[leaf->index];
+		aud_aggregate_value(&decider->defs->aggregates[leaf->index], state, &value);
+		if (value.kind == AUD_AGGVALUE_TIME)
+		{
+			aud_instant_next_turn(leaf->rule, leaf->node, value.time, &decider->now, due);
+			return;
+		}
+	}
+	aud_value_next_turn(leaf->rule, leaf->node,
+						aud_decider_leaf_value(decider, leaf, &start, &room),
+						&decider->now, due);
+}
+
+/* Makes *due the instant, if that lies ahead of the user's now and is nearer. */
+static void
+consider(const AudUser *user, TimestampTz instant, TimestampTz *due)
+{
+	if (instant > user->now && instant < *due)
+		*due = instant;
+}
+
+/*
+ * The earliest instant after the user's now at which time alone may change a
+ * membership of the user that the decider has decided; PG_INT64_MAX: none.
+ * Allocates in the current context.
+ */
+TimestampTz
+aud_decider_next_change(AudDecider *decider)
+{
+	const AudDefinitions *defs = decider->defs;
+	const AudUser *user = decider->user;
+	TimestampTz due = PG_INT64_MAX;
+
+	for (int i = 0; i < defs->nrelative; i++)
+		if (defs->leaves[defs->relative[i]].nsegments > 0)
+			leaf_due(decider, &defs->leaves[defs->relative[i]], &due);
+	for (int w = 0; w < defs->nwindows; w++)
+		for (int i = 0; i < defs->windows[w].naggregates; i++)
+		{
+			int			aggregate = defs->windows[w].aggregates[i];
+
+			if (defs->routes[aggregate].nleaves > 0)
+				consider(user, window_due(defs, aggregate, &user->states[aggregate]), &due);
+		}
+	for (int i = 0; i < defs->nmoving; i++)
+		if (defs->routes[defs->moving[i]].nleaves > 0)
+			consider(user, moving_due(&defs->aggregates[defs->moving[i]],
+									  &user->states[defs->moving[i]], user), &due);
+	if (user->horizon != PG_INT64_MAX)
+		consider(user, user->horizon - decider->now.max_future_skew, &due);
+	return due;
+}

@@ -1,0 +1,182 @@
+/*-------------------------------------------------------------------------
+ *
+ * timers.c
+ *	  Memberships that follow the clock: run_due().
+ *
+ * A user whose memberships time alone may change has one timer, a row of table
+ * timers, set to the earliest instant at which that may be (due.c); the same
+ * instant stands in the profile's state.  It is set when the user is
+ * evaluated and it would otherwise come too late, and left alone when it comes
+ * too early: then it finds nothing, and is set anew.  So activity that only
+ * pushes the instant back costs nothing.
+ *
+ * A timer's user is evaluated for the very instant, however late it is looked
+ * at, and then for the next one, until that lies ahead: transitions carry the
+ * moments at which they were due.
+ *
+ * Whoever changes a timer holds the profile's lock.  Timers are read without
+ * one, so what counts is the instant in the profile once that is locked.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "batch.h"
+#include "store.h"
+
+PG_FUNCTION_INFO_V1(aud_run_due);
+
+/* users whose timers are looked at together */
+#define USERS_AT_ONCE	1000
+
+/* How far run_due has come in the order of the timers. */
+typedef struct DueCursor
+{
+	TimestampTz due;
+	char	   *user_id;
+} DueCursor;
+
+/* Evaluates one user at its due instants, one after the other, up to now. */
+static void
+expire_user(AudBatch *batch, AudAdvance *advance, AudDecider *decider, int index)
+{
+	AudUser    *user = &batch->users[index];
+
+	user->now = Max(user->armed, user->as_of);
+	for (;;)
+	{
+		CHECK_FOR_INTERRUPTS();
+		aud_advance_user(advance, user);
+		aud_decide_user(batch, decider, index);
+		user->as_of = user->now;
+		if (user->next_change > batch->clock.now)
+			break;
+
+		/* on to the next instant, from what this one has come to */
+		if (user->members_changed)
+			user->members = user->new_members;
+		for (int i = 0; i < batch->defs->naggregates; i++)
+			user->states[i].touched = false;
+		user->ntouched = 0;
+		user->any_stale = false;
+		user->now = user->next_change;
+	}
+	user->armed = user->next_change;
+	user->arm = user->write = true;
+}
+
+/*
+ * Fills an empty batch with the users of the next timers that are due, at
+ * most so many; false if there are none.  *cursor moves on.
+ */
+static bool
+next_due(AudBatch *batch, int64 most, DueCursor *cursor)
+{
+	MemoryContext old;
+	Datum		args[4];
+	uint64		n;
+	char	  **ids;
+
+	args[0] = TimestampTzGetDatum(batch->clock.now);
+	args[1] = TimestampTzGetDatum(cursor->due);
+	args[2] = CStringGetTextDatum(cursor->user_id);
+	args[3] = Int64GetDatum(most);
+	n = aud_store_execute(AUD_DUE_TIMERS, args, NULL, false);
+	if (n == 0)
+		return false;
+	ids = palloc(n * sizeof(char *));
+	for (uint64 i = 0; i < n; i++)
+	{
+		bool		isnull;
+
+		ids[i] = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1);
+		cursor->due = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[i],
+														SPI_tuptable->tupdesc, 2, &isnull));
+	}
+	cursor->user_id = ids[n - 1];
+	SPI_freetuptable(SPI_tuptable);
+
+	old = MemoryContextSwitchTo(batch->mcxt);
+	qsort(ids, n, sizeof(char *), pg_qsort_strcmp);
+	for (uint64 i = 0; i < n; i++)
+		aud_batch_add(batch, ids[i], strlen(ids[i]));
+	MemoryContextSwitchTo(old);
+	return true;
+}
+
+/*
+ * Brings the batch's users, as far as nobody else is at work on them, to their
+ * due instants, and writes what comes of it.  Returns how many were due.
+ */
+static int64
+expire_batch(AudBatch *batch)
+{
+	MemoryContext old;
+	AudAdvance *advance;
+	AudDecider *decider;
+	int64		count = 0;
+
+	aud_batch_lock(batch, AUD_LOCK_FREE);
+	old = MemoryContextSwitchTo(batch->mcxt);
+	advance = aud_advance_begin(batch);
+	decider = aud_decider_create(batch->defs);
+	for (int i = 0; i < batch->nusers; i++)
+		if (batch->users[i].exists && batch->users[i].armed <= batch->clock.now)
+		{
+			expire_user(batch, advance, decider, i);
+			count++;
+		}
+	aud_advance_end(advance);
+	aud_decider_end(decider);
+	MemoryContextSwitchTo(old);
+	aud_batch_write(batch);
+	return count;
+}
+
+/*
+ * run_due(limit int) → bigint: evaluates the users whose timers are due, at
+ * most so many (null: all), with reason "expired"; how many it looked at.
+ * Users that another session is at work on are left for the next time.
+ */
+Datum
+aud_run_due(PG_FUNCTION_ARGS)
+{
+	int64		limit = PG_ARGISNULL(0) ? PG_INT64_MAX : PG_GETARG_INT32(0);
+	DueCursor	cursor = {DT_NOBEGIN, ""};
+	const AudDefinitions *defs;
+	int64		count = 0;
+	bool		more = true;
+	int			nestlevel;
+
+	if (limit < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("limit must not be negative")));
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	nestlevel = aud_store_begin();
+	defs = aud_definitions_get_shared();
+	while (more && count < limit)
+	{
+		AudBatch   *batch = aud_batch_begin(defs, "expired");
+
+		batch->expiring = true;
+		more = next_due(batch, Min(limit - count, Min(USERS_AT_ONCE, aud_batch_most_users(defs))),
+						&cursor);
+		if (more)
+			count += expire_batch(batch);
+		aud_batch_end(batch);
+	}
+	aud_store_end(nestlevel);
+	SPI_finish();
+	PG_RETURN_INT64(count);
+}
