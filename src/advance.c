@@ -479,6 +479,9 @@ aud_advance_user(AudAdvance *advance, AudUser *user)
 		for (int a = 0; a < batch->defs->naggregates; a++)
 			if (user->rebuild || batch->refill[a])
 				mark_stale(batch->defs, user, a);
+	for (int i = 0; i < batch->defs->npending_aggregates; i++)
+		if (batch->defs->aggregates[batch->defs->pending_aggregates[i]].pending > user->filled)
+			mark_stale(batch->defs, user, batch->defs->pending_aggregates[i]);
 	fold_events(advance, user);
 	move_windows(advance, user);
 	if (user->any_stale || user->rebuild)

@@ -49,6 +49,7 @@ typedef enum AudStateKind
 typedef struct AudAggregateDef
 {
 	int32		number;			/* in table aggregates; 0: not stored */
+	int64		pending;		/* number of the fill that makes its states, 0: all are made */
 	const AudRule *rule;		/* an EVENT or SEQUENCE node's rule ... */
 	const AudNode *node;		/* ... and the node in it */
 	AudAggregate kind;

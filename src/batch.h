@@ -62,6 +62,7 @@ typedef struct AudUser
 	TimestampTz horizon;		/* earliest event that was ahead of a window's end */
 	TimestampTz armed;			/* what the user's timer is set to; PG_INT64_MAX: it has none */
 	bool		arm;			/* the timer must be set anew */
+	int64		filled;			/* number of the newest fill that has made this user whole */
 	TimestampTz next_change;	/* of a batch that is expiring: what it would be set to */
 	AudAggregateState *states;	/* one for each aggregate */
 

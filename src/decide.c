@@ -12,8 +12,8 @@
  * turns over the leaves that speak of it before a later one is looked at.
  *
  * A user whose profile is new has been in no segment, so all are looked at.
- * For segments that are being filled, the stored membership is what was
- * before.
+ * For segments that are being filled, or were not when the user was last
+ * evaluated, the stored membership is what was before.
  *
  *-------------------------------------------------------------------------
  */
@@ -231,8 +231,9 @@ find_turned(AudDecider *decider)
 }
 
 /*
- * A segment's leaves turn over, because the user has entered or left it; the
- * change is noted, and returned (valid until the next).
+ * A segment's leaves turn over, because the user has entered or left it (one
+ * that is building has no members yet); the change is noted, and returned
+ * (valid until the next).
  */
 static AudChange *
 change_membership(AudBatch *batch, AudDecider *decider, int index, bool added,
@@ -240,7 +241,7 @@ change_membership(AudBatch *batch, AudDecider *decider, int index, bool added,
 {
 	const AudSegment *segment = &batch->defs->segments[index];
 
-	for (int i = 0; i < segment->nleaves; i++)
+	for (int i = 0; i < segment->nleaves && !segment->is_building; i++)
 		turn(decider, segment->leaves[i],
 			 added != ((batch->defs->leaves[segment->leaves[i]].node->flags & AUD_NEGATED) != 0));
 	return aud_batch_add_change(batch, index, added, rule_score, reason);
@@ -272,6 +273,7 @@ decide_segment(AudBatch *batch, AudDecider *decider, int index)
 	const AudSegment *segment = &batch->defs->segments[index];
 	AudUser    *user = decider->user;
 	bool		fill = batch->fill_all || (batch->fill != NULL && batch->fill[index]);
+	bool		pending = !fill && segment->pending > user->filled;
 	bool		before,
 				after;
 
@@ -284,10 +286,10 @@ decide_segment(AudBatch *batch, AudDecider *decider, int index)
 	if (segment->program == NULL)
 		return;
 	decider->nevaluated++;
-	after = aud_decider_in_segment(decider, index);
+	after = aud_decider_belongs(decider, index);
 	if (user->is_new)
 		before = false;
-	else if (fill)
+	else if (fill || pending)
 		before = aud_members_find(user->members, segment->number, NULL);
 	else
 		before = segment->is_member_source &&
@@ -297,7 +299,8 @@ decide_segment(AudBatch *batch, AudDecider *decider, int index)
 	/* a rule that holds scores 1: each group has what it needs */
 	change_membership(batch, decider, index, after,
 					  after ? 1 : aud_decider_score(decider, segment->program),
-					  fill ? batch->fill_reason : batch->reason);
+					  fill ? batch->fill_reason :
+					  pending && !user->is_new ? segment->pending_reason : batch->reason);
 }
 
 /* The static segments that the caller enters the user into, or takes it out of. */
@@ -326,11 +329,19 @@ change_statics(AudBatch *batch, AudDecider *decider)
 static void
 add_fill_candidates(const AudBatch *batch, AudDecider *decider)
 {
+	const AudDefinitions *defs = batch->defs;
 	bool		all = decider->user->is_new || batch->fill_all;
 
+	for (int i = 0; i < defs->npending_segments; i++)
+	{
+		int			index = defs->pending_segments[i];
+
+		if (defs->segments[index].pending > decider->user->filled)
+			decider->candidates[index / 64] |= UINT64CONST(1) << (index % 64);
+	}
 	if (!all && batch->fill == NULL)
 		return;
-	for (int i = 0; i < batch->defs->nsegments; i++)
+	for (int i = 0; i < defs->nsegments; i++)
 		if (all || batch->fill[i])
 			decider->candidates[i / 64] |= UINT64CONST(1) << (i % 64);
 }
@@ -363,6 +374,7 @@ aud_decide_user(AudBatch *batch, AudDecider *decider, int index)
 		}
 	user->write |= decider->any_turned;
 	aud_batch_settle(batch, user);
+	user->filled = batch->defs->newest_pending;
 	due = aud_decider_next_change(decider);
 	if (batch->expiring)
 		user->next_change = due;

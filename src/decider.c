@@ -104,15 +104,15 @@ value_holds(const AudLeaf *leaf, const AudAggregateValue *value, const AudClock 
 	return aud_value_holds(leaf->rule, node, aud_aggregate_json(value, &room), clock);
 }
 
-/* Is the user in the segment, as decided for this user's now? */
+/*
+ * Does the user belong to the segment, as decided for this user's now?  Also
+ * where the segment is building, and nobody sees its members yet.
+ */
 bool
-aud_decider_in_segment(AudDecider *decider, int index)
+aud_decider_belongs(AudDecider *decider, int index)
 {
-	const AudSegment *segment;
+	const AudSegment *segment = &decider->defs->segments[index];
 
-	if (index < 0)
-		return false;
-	segment = &decider->defs->segments[index];
 	if (!segment->is_member_source)
 		return false;
 	if (segment->is_static)
@@ -129,6 +129,14 @@ aud_decider_in_segment(AudDecider *decider, int index)
 		decider->segment_known[index] = decider->epoch;
 	}
 	return decider->segment_holds[index];
+}
+
+/* Is the user a member of the segment (-1: of one that is not there)? */
+static bool
+in_segment(AudDecider *decider, int index)
+{
+	return index >= 0 && !decider->defs->segments[index].is_building &&
+		aud_decider_belongs(decider, index);
 }
 
 /* Does the leaf hold, over these attributes and at this instant? */
@@ -160,7 +168,7 @@ aud_decider_evaluate_leaf(AudDecider *decider, const AudLeaf *leaf, Jsonb *attri
 			}
 			return value_holds(leaf, value, clock);
 		case AUD_LEAF_SEGMENT:
-			return aud_decider_in_segment(decider, leaf->index) !=
+			return in_segment(decider, leaf->index) !=
 				((leaf->node->flags & AUD_NEGATED) != 0);
 		case AUD_LEAF_SAMPLE:
 			return aud_sample_holds(leaf->rule, leaf->node, user->id, user->id_len);
@@ -313,7 +321,7 @@ aud_decider_leaf_value(AudDecider *decider, const AudLeaf *leaf,
 									leaf->nused, value, room);
 		case AUD_LEAF_SEGMENT:
 			room->type = jbvBool;
-			room->val.boolean = aud_decider_in_segment(decider, leaf->index);
+			room->val.boolean = in_segment(decider, leaf->index);
 			return room;
 		case AUD_LEAF_NEVER:
 			break;

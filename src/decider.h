@@ -36,7 +36,7 @@ extern bool aud_decider_evaluate_leaf(AudDecider *decider, const AudLeaf *leaf, 
 									  const AudAggregateValue *value, const AudClock *clock);
 extern const JsonbValue *aud_decider_leaf_value(AudDecider *decider, const AudLeaf *leaf,
 												JsonbValue *start, JsonbValue *room);
-extern bool aud_decider_in_segment(AudDecider *decider, int index);
+extern bool aud_decider_belongs(AudDecider *decider, int index);
 extern bool aud_route_may_turn(const AudRoute *route, const AudAggregateValue *before,
 							   const AudAggregateValue *after);
 extern bool aud_decider_run(AudDecider *decider, const AudInstruction *at, bool before);

@@ -121,16 +121,17 @@ load(const char *query)
 static void
 load_aggregates(AudDefinitions *defs)
 {
-	load("SELECT number, definition FROM audience.aggregates ORDER BY number");
+	load("SELECT number, definition, coalesce(pending, 0) FROM audience.aggregates ORDER BY number");
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple	tuple = SPI_tuptable->vals[i];
 		bool		isnull;
 		int32		number = DatumGetInt32(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 1, &isnull));
+		int64		pending = DatumGetInt64(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 3, &isnull));
 		MemoryContext old = MemoryContextSwitchTo(defs->mcxt);
 		const AudRule *rule = column_rule(tuple, SPI_tuptable->tupdesc, 2);
 
-		aud_definitions_add_aggregate(defs, number, rule, AUD_RULE_ROOT(rule));
+		aud_definitions_add_aggregate(defs, number, pending, rule, AUD_RULE_ROOT(rule));
 		MemoryContextSwitchTo(old);
 	}
 }
@@ -178,7 +179,9 @@ load_segments(AudDefinitions *defs)
 {
 	MemoryContext old;
 
-	load("SELECT number, id, type = 'static', active, version, rules FROM audience.segments ORDER BY number");
+	load("SELECT number, id, type = 'static', active, version, rules, status = 'building', "
+		 "coalesce(pending, 0), coalesce(pending_reason, 'backfill') "
+		 "FROM audience.segments ORDER BY number");
 	old = MemoryContextSwitchTo(defs->mcxt);
 	defs->nsegments = SPI_processed;
 	defs->segments = palloc0((SPI_processed + 1) * sizeof(AudSegment));
@@ -195,14 +198,21 @@ load_segments(AudDefinitions *defs)
 		segment->is_member_source = DatumGetBool(SPI_getbinval(tuple, tupdesc, 4, &isnull));
 		segment->version = DatumGetInt32(SPI_getbinval(tuple, tupdesc, 5, &isnull));
 		segment->rule = segment->is_static ? NULL : column_rule(tuple, tupdesc, 6);
+		segment->is_building = DatumGetBool(SPI_getbinval(tuple, tupdesc, 7, &isnull));
+		segment->pending = DatumGetInt64(SPI_getbinval(tuple, tupdesc, 8, &isnull));
+		segment->pending_reason = pstrdup(column_text(tuple, tupdesc, 9));
 	}
 	index_segments(defs);
 	aud_definitions_sort_segments(defs);
 	index_segments(defs);
+	defs->pending_segments = palloc((defs->nsegments + 1) * sizeof(int));
 	for (int i = 0; i < defs->nsegments; i++)
 	{
 		AudSegment *segment = &defs->segments[i];
 
+		if (segment->pending != 0)
+			defs->pending_segments[defs->npending_segments++] = i;
+		defs->newest_pending = Max(defs->newest_pending, segment->pending);
 		if (segment->rule != NULL)
 			segment->program = aud_definitions_compile_rule(defs, segment->rule,
 															segment->is_member_source ? i : -1);
@@ -446,6 +456,7 @@ aud_definitions_overlay(const AudDefinitions *base, const AudRule *rule,
 	defs->aggregates = NULL;
 	for (int i = 0; i < base->naggregates; i++)
 		aud_definitions_add_aggregate(defs, base->aggregates[i].number,
+									  base->aggregates[i].pending,
 									  base->aggregates[i].rule,
 									  base->aggregates[i].node);
 	for (uint32 i = 0; i < rule->nnodes; i++)
@@ -455,7 +466,7 @@ aud_definitions_overlay(const AudDefinitions *base, const AudRule *rule,
 		if (node->kind == AUD_NODE_EVENT || node->kind == AUD_NODE_SEQUENCE)
 		{
 			if (aud_definitions_find_aggregate(defs, rule, node) < 0)
-				aud_definitions_add_aggregate(defs, 0, rule, node);
+				aud_definitions_add_aggregate(defs, 0, 0, rule, node);
 			i += node->nnodes - 1;
 		}
 	}

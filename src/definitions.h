@@ -60,7 +60,10 @@ typedef struct AudSegment
 	int32		number;
 	char	   *id;
 	bool		is_static;
-	bool		is_member_source;	/* active and ready: can have members */
+	bool		is_member_source;	/* active: can have members */
+	bool		is_building;	/* not yet whole: they are not seen */
+	int64		pending;		/* number of the fill that is going on, 0: none */
+	char	   *pending_reason; /* of its transitions */
 	int32		version;
 	const AudRule *rule;		/* NULL for static ones */
 	AudInstruction *program;
@@ -143,6 +146,13 @@ typedef struct AudDefinitions
 	int			nsegments;		/* in topological order: rank is the index */
 	AudSegment *segments;
 
+	/* what a fill has not yet made for all users (see docs/design.md) */
+	int64		newest_pending; /* 0: nothing is pending */
+	int			npending_segments;
+	int		   *pending_segments;
+	int			npending_aggregates;
+	int		   *pending_aggregates;
+
 	struct nodes_hash *leaf_index;	/* node -> leaf */
 	struct nodes_hash *aggregate_index; /* node's identity -> aggregate */
 	HTAB	   *types;			/* event type -> AudEventType */
@@ -163,7 +173,7 @@ extern const AudEventType *aud_definitions_event_type(const AudDefinitions *defs
 extern AudDefinitions *aud_definitions_overlay(const AudDefinitions *base, const AudRule *rule, AudInstruction **program);
 
 /* definitions_compile.c: building one in its memory context */
-extern void aud_definitions_add_aggregate(AudDefinitions *defs, int32 number, const AudRule *rule, const AudNode *node);
+extern void aud_definitions_add_aggregate(AudDefinitions *defs, int32 number, int64 pending, const AudRule *rule, const AudNode *node);
 extern void aud_definitions_index_aggregates(AudDefinitions *defs);
 extern AudInstruction *aud_definitions_compile_rule(AudDefinitions *defs, const AudRule *rule, int segment);
 extern void aud_definitions_sort_segments(AudDefinitions *defs);

@@ -42,7 +42,7 @@
  * the order of their numbers, before those that are not.
  */
 void
-aud_definitions_add_aggregate(AudDefinitions *defs, int32 number,
+aud_definitions_add_aggregate(AudDefinitions *defs, int32 number, int64 pending,
 							  const AudRule *rule, const AudNode *node)
 {
 	bool		found;
@@ -50,6 +50,7 @@ aud_definitions_add_aggregate(AudDefinitions *defs, int32 number,
 
 	GROW(defs->aggregates, defs->naggregates, defs->max_aggregates);
 	aud_aggregate_init(&defs->aggregates[defs->naggregates], number, rule, node);
+	defs->aggregates[defs->naggregates].pending = pending;
 	nodes_insert(defs->aggregate_index, key, &found)->index = defs->naggregates;
 	defs->naggregates++;
 }
@@ -76,20 +77,24 @@ compare_windows(const void *a, const void *b)
 }
 
 /*
- * Groups the aggregates by sliding window and lists those that must be looked
- * at whenever time has passed.
+ * Groups the aggregates by sliding window, and lists those that must be looked
+ * at whenever time has passed and those that are pending.
  */
 void
 aud_definitions_index_aggregates(AudDefinitions *defs)
 {
 	defs->windows = palloc0(Max(defs->naggregates, 1) * sizeof(AudWindow));
 	defs->moving = palloc(Max(defs->naggregates, 1) * sizeof(int));
-	defs->nwindows = defs->nmoving = 0;
+	defs->pending_aggregates = palloc(Max(defs->naggregates, 1) * sizeof(int));
+	defs->nwindows = defs->nmoving = defs->npending_aggregates = 0;
 	for (int i = 0; i < defs->naggregates; i++)
 	{
 		AudAggregateDef *def = &defs->aggregates[i];
 		int			w;
 
+		if (def->pending != 0)
+			defs->pending_aggregates[defs->npending_aggregates++] = i;
+		defs->newest_pending = Max(defs->newest_pending, def->pending);
 		if (def->state == AUD_STATE_SEQUENCE || def->where_moves)
 		{
 			defs->moving[defs->nmoving++] = i;

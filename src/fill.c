@@ -28,6 +28,7 @@
 #include "store.h"
 
 PG_FUNCTION_INFO_V1(aud_fill);
+PG_FUNCTION_INFO_V1(aud_fill_chunk);
 PG_FUNCTION_INFO_V1(aud_rebuild);
 PG_FUNCTION_INFO_V1(aud_set_attributes);
 PG_FUNCTION_INFO_V1(aud_set_static);
@@ -136,14 +137,68 @@ aud_fill(PG_FUNCTION_ARGS)
 		batch->refill = refill;
 		more = aud_pass_next(batch, &after);
 		if (more)
-		{
 			aud_batch_run(batch);
-		}
 		aud_batch_end(batch);
 	}
 	aud_store_end(nestlevel);
 	SPI_finish();
 	PG_RETURN_VOID();
+}
+
+/*
+ * fill_chunk(after text, most int) → (last text, users int): evaluates the next
+ * users behind "after", so that they are whole for all fills that are going
+ * on; the last of them, and how many (fewer than "most": there are no more).
+ */
+Datum
+aud_fill_chunk(PG_FUNCTION_ARGS)
+{
+	const AudDefinitions *defs;
+	AudBatch   *batch;
+	TupleDesc	tupdesc;
+	MemoryContext old;
+	Datum		args[2];
+	Datum		values[2];
+	bool		nulls[2] = {false, false};
+	HeapTuple	result;
+	uint64		n;
+	int			nestlevel;
+
+	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	tupdesc = BlessTupleDesc(tupdesc);
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	nestlevel = aud_store_begin();
+	defs = aud_definitions_get_shared();
+	batch = aud_batch_begin(defs, "expired");
+	args[0] = PG_GETARG_DATUM(0);
+	args[1] = Int64GetDatum(PG_GETARG_INT32(1));
+	n = aud_store_execute(AUD_NEXT_IDS, args, NULL, false);
+	for (uint64 i = 0; i < n; i++)
+	{
+		bool		isnull;
+		text	   *id = DatumGetTextPP(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
+
+		aud_batch_add(batch, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id));
+	}
+	SPI_freetuptable(SPI_tuptable);
+	old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
+	nulls[0] = n == 0;
+	if (n > 0)
+		values[0] = CStringGetTextDatum(batch->users[n - 1].id);
+	values[1] = Int32GetDatum(n);
+	result = heap_form_tuple(tupdesc, values, nulls);
+	MemoryContextSwitchTo(old);
+	if (n > 0)
+	{
+		aud_batch_lock(batch, AUD_LOCK_EXISTING);
+		aud_batch_run(batch);
+	}
+	aud_batch_end(batch);
+	aud_store_end(nestlevel);
+	SPI_finish();
+	PG_RETURN_DATUM(HeapTupleGetDatum(result));
 }
 
 /* A text array argument's elements in C order, each once; nulls are refused. */

@@ -78,6 +78,10 @@ static const StatementText texts[AUD_NSTATEMENTS] = {
 		"SELECT " PROFILE_COLUMNS " FROM audience.profiles p WHERE p.user_id > $1 ORDER BY p.user_id LIMIT $2",
 		false, 2, {TEXTOID, INT8OID}
 	},
+	[AUD_NEXT_IDS] = {
+		"SELECT p.user_id FROM audience.profiles p WHERE p.user_id > $1 ORDER BY p.user_id LIMIT $2",
+		false, 2, {TEXTOID, INT8OID}
+	},
 	[AUD_UPDATE_PROFILES] = {
 		"UPDATE audience.profiles p SET state = u.state, first_seen = u.first_seen, last_seen = u.last_seen, "
 		"evaluated_at = u.evaluated_at, members = u.members, updated_at = pg_catalog.now() "

@@ -20,6 +20,7 @@ typedef enum AudStatement
 	AUD_LOCK_FREE_PROFILES,		/* the same, but for those that somebody else has locked */
 	AUD_READ_PROFILES,			/* users -> rows */
 	AUD_NEXT_PROFILES,			/* user, limit -> rows of those behind it, in order */
+	AUD_NEXT_IDS,				/* user, limit -> ids of those behind it, in order */
 	AUD_UPDATE_PROFILES,		/* users, places, states, first, last, as_of, members */
 	AUD_UPDATE_WITH_ATTRIBUTES,		/* users, places, the same and attributes */
 	AUD_LOG,					/* rows of the history */

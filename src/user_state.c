@@ -4,7 +4,8 @@
  *	  The engine's state of one user, as the profile's column "state".
  *
  *	  byte		version (1)
- *	  varint	which of these follow: 1 the horizon, 2 the instant of the timer
+ *	  varint	which of these follow: 1 the horizon, 2 the instant of the timer,
+ *				4 the fill up to which the user is whole (while one is going on)
  *	  then		for each aggregate with a state: its number as difference, the
  *				length of what follows, the state (aggregate_state.c)
  *
@@ -25,6 +26,7 @@ PG_FUNCTION_INFO_V1(aud_state_timer);
 #define STATE_VERSION	1
 #define HAS_HORIZON		1
 #define HAS_TIMER		2
+#define HAS_FILLED		4
 
 /* Is the state what it would be over no events? */
 static bool
@@ -42,17 +44,21 @@ aud_user_state_write(const AudDefinitions *defs, const AudUser *user)
 	StringInfoData buf;
 	StringInfoData one;
 	int32		previous = 0;
+	bool		has_filled = defs->newest_pending != 0 && user->filled != 0;
 
 	initStringInfo(&buf);
 	initStringInfo(&one);
 	appendStringInfoSpaces(&buf, VARHDRSZ);
 	appendStringInfoCharMacro(&buf, STATE_VERSION);
 	aud_varint_append(&buf, (user->horizon != PG_INT64_MAX ? HAS_HORIZON : 0) |
-					  (user->armed != PG_INT64_MAX ? HAS_TIMER : 0));
+					  (user->armed != PG_INT64_MAX ? HAS_TIMER : 0) |
+					  (has_filled ? HAS_FILLED : 0));
 	if (user->horizon != PG_INT64_MAX)
 		aud_varint_append_signed(&buf, user->horizon);
 	if (user->armed != PG_INT64_MAX)
 		aud_varint_append_signed(&buf, user->armed);
+	if (has_filled)
+		aud_varint_append(&buf, user->filled);
 	for (int i = 0; i < defs->naggregates; i++)
 	{
 		const AudAggregateDef *def = &defs->aggregates[i];
@@ -73,10 +79,11 @@ aud_user_state_write(const AudDefinitions *defs, const AudUser *user)
 
 /*
  * Begins to read the column's value: what comes before the states goes to
- * *horizon and *armed; returns where the states begin.
+ * *horizon, *armed and *filled; returns where the states begin.
  */
 static const char *
-read_header(const char *p, const char *end, TimestampTz *horizon, TimestampTz *armed)
+read_header(const char *p, const char *end, TimestampTz *horizon, TimestampTz *armed,
+			int64 *filled)
 {
 	uint64		has;
 
@@ -85,6 +92,7 @@ read_header(const char *p, const char *end, TimestampTz *horizon, TimestampTz *a
 	has = aud_varint_read(&p, end);
 	*horizon = (has & HAS_HORIZON) ? aud_varint_read_signed(&p, end) : PG_INT64_MAX;
 	*armed = (has & HAS_TIMER) ? aud_varint_read_signed(&p, end) : PG_INT64_MAX;
+	*filled = (has & HAS_FILLED) ? aud_varint_read(&p, end) : 0;
 	return p;
 }
 
@@ -98,9 +106,10 @@ aud_state_timer(PG_FUNCTION_ARGS)
 	bytea	   *state = PG_GETARG_BYTEA_PP(0);
 	TimestampTz horizon,
 				armed;
+	int64		filled;
 
 	(void) read_header(VARDATA_ANY(state), VARDATA_ANY(state) + VARSIZE_ANY_EXHDR(state),
-					   &horizon, &armed);
+					   &horizon, &armed, &filled);
 	if (armed == PG_INT64_MAX)
 		PG_RETURN_NULL();
 	PG_RETURN_TIMESTAMPTZ(armed);
@@ -121,10 +130,11 @@ aud_user_state_read(const AudDefinitions *defs, AudUser *user, const bytea *stat
 
 	user->states = palloc0(Max(defs->naggregates, 1) * sizeof(AudAggregateState));
 	user->horizon = user->armed = PG_INT64_MAX;
+	user->filled = 0;
 	if (state == NULL)
 		return;
 	end = VARDATA_ANY(state) + VARSIZE_ANY_EXHDR(state);
-	p = read_header(VARDATA_ANY(state), end, &user->horizon, &user->armed);
+	p = read_header(VARDATA_ANY(state), end, &user->horizon, &user->armed, &user->filled);
 	while (p < end)
 	{
 		uint64		len;

@@ -77,12 +77,14 @@ COMMENT ON SEQUENCE audience.aggregate_number_seq IS 'numbers of aggregates; tho
 
 CREATE TABLE audience.aggregates (
 	number integer NOT NULL PRIMARY KEY DEFAULT pg_catalog.nextval('audience.aggregate_number_seq'),
-	definition audience.rule NOT NULL
+	definition audience.rule NOT NULL,
+	pending bigint
 );
 ALTER SEQUENCE audience.aggregate_number_seq OWNED BY audience.aggregates.number;
 COMMENT ON TABLE audience.aggregates IS
 	'what traits and rules ask of events, each once, whoever asks; its state is kept per user under its number';
 COMMENT ON COLUMN audience.aggregates.number IS 'key of its state in profiles; never used again';
+COMMENT ON COLUMN audience.aggregates.pending IS 'number of the fill that is making its states; null: all are made';
 COMMENT ON COLUMN audience.aggregates.definition IS 'an event node with operator exists, or a sequence node';
 
 CREATE TABLE audience.traits (
@@ -129,6 +131,8 @@ CREATE TABLE audience.segments (
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
 	updated_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
 	number integer NOT NULL UNIQUE,
+	pending bigint,
+	pending_reason text,
 	CHECK (type IN ('dynamic', 'static')),
 	CHECK (status IN ('ready', 'building')),
 	CHECK ((type = 'dynamic') = (rules IS NOT NULL))
@@ -146,6 +150,34 @@ COMMENT ON COLUMN audience.segments.version IS 'counts changes of the rule';
 COMMENT ON COLUMN audience.segments.created_at IS 'when it was made';
 COMMENT ON COLUMN audience.segments.updated_at IS 'when its definition last changed';
 COMMENT ON COLUMN audience.segments.number IS 'what memberships and history know it by (segment_numbers)';
+
+COMMENT ON COLUMN audience.segments.pending IS 'number of the fill that is bringing its members in line; null: they are';
+COMMENT ON COLUMN audience.segments.pending_reason IS 'reason of that fill''s transitions';
+
+CREATE SEQUENCE audience.fill_seq;
+COMMENT ON SEQUENCE audience.fill_seq IS 'numbers of fills';
+
+CREATE TABLE audience.refreshes (
+	fill bigint NOT NULL PRIMARY KEY DEFAULT pg_catalog.nextval('audience.fill_seq'),
+	segment_number integer NOT NULL,
+	position text COLLATE "C" NOT NULL DEFAULT '',
+	finishing boolean NOT NULL DEFAULT false,
+	users_done bigint NOT NULL DEFAULT 0,
+	users_total bigint NOT NULL,
+	started_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	worked_seconds double precision NOT NULL DEFAULT 0
+);
+ALTER SEQUENCE audience.fill_seq OWNED BY audience.refreshes.fill;
+COMMENT ON TABLE audience.refreshes IS
+	'fills that go through the users in chunks; see view segment_refresh_progress';
+COMMENT ON COLUMN audience.refreshes.fill IS 'its number; rises';
+COMMENT ON COLUMN audience.refreshes.segment_number IS 'the segment it is for; others that refer to it may be filled with it';
+COMMENT ON COLUMN audience.refreshes.position IS 'the last user that is done, in the order of ids';
+COMMENT ON COLUMN audience.refreshes.finishing IS 'all users are done; what is left is to say so';
+COMMENT ON COLUMN audience.refreshes.users_done IS 'users done';
+COMMENT ON COLUMN audience.refreshes.users_total IS 'users when it began';
+COMMENT ON COLUMN audience.refreshes.started_at IS 'when it began';
+COMMENT ON COLUMN audience.refreshes.worked_seconds IS 'time that its chunks have taken';
 
 CREATE TABLE audience.definition_version (
 	version bigint NOT NULL
@@ -261,6 +293,8 @@ SELECT pg_catalog.pg_extension_config_dump('audience.traits', 'WHERE NOT built_i
 SELECT pg_catalog.pg_extension_config_dump('audience.segments', '');
 SELECT pg_catalog.pg_extension_config_dump('audience.segment_number_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('audience.segment_numbers', '');
+SELECT pg_catalog.pg_extension_config_dump('audience.refreshes', '');
+SELECT pg_catalog.pg_extension_config_dump('audience.fill_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('audience.transition_log', '');
 SELECT pg_catalog.pg_extension_config_dump('audience.transition_seq', '');
 

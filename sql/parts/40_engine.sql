@@ -81,6 +81,12 @@ LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION audience.fill(integer[], integer[], text, text) IS
 	'internal: makes these aggregates'' states, and these segments'' memberships, right for all users';
 
+CREATE FUNCTION audience.fill_chunk(after text, most integer, OUT last text, OUT users integer)
+AS 'MODULE_PATHNAME', 'aud_fill_chunk'
+LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION audience.fill_chunk(text, integer) IS
+	'internal: makes the next users whole for all fills that are going on; the last of them and how many';
+
 CREATE FUNCTION audience.rebuild(user_ids text[], reason text, statics integer[]) RETURNS bigint
 AS 'MODULE_PATHNAME', 'aud_rebuild'
 LANGUAGE C VOLATILE STRICT;

@@ -1,19 +1,36 @@
 -- Traits and aggregates.
 
-CREATE FUNCTION audience.aggregates_add(definitions audience.rule[]) RETURNS integer[]
+CREATE FUNCTION audience.aggregates_add(definitions audience.rule[], fill bigint DEFAULT NULL) RETURNS integer[]
 AS $$
 	WITH wanted AS (
 		SELECT DISTINCT d.definition FROM pg_catalog.unnest(definitions) d (definition)
 	), added AS (
-		INSERT INTO audience.aggregates (definition)
-		SELECT w.definition FROM wanted w
+		INSERT INTO audience.aggregates (definition, pending)
+		SELECT w.definition, fill FROM wanted w
 		WHERE NOT EXISTS (SELECT FROM audience.aggregates a WHERE a.definition OPERATOR(audience.=) w.definition)
 		RETURNING number
 	)
-	SELECT coalesce(pg_catalog.array_agg(number), '{}') FROM added
-$$ LANGUAGE sql VOLATILE STRICT SET search_path = pg_catalog, pg_temp;
-COMMENT ON FUNCTION audience.aggregates_add(audience.rule[]) IS
-	'internal: enters the aggregates that are not kept yet; their numbers';
+	SELECT coalesce(pg_catalog.array_agg(number), '{}') FROM (
+		SELECT number FROM added
+		UNION ALL
+		SELECT a.number FROM audience.aggregates a JOIN wanted w ON w.definition OPERATOR(audience.=) a.definition
+		WHERE a.pending IS NOT NULL) n
+$$ LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.aggregates_add(audience.rule[], bigint) IS
+	'internal: enters the aggregates that are not kept yet, pending if a fill is to make them; the numbers of those not made for all';
+
+CREATE FUNCTION audience.fill_now(segments integer[], aggregates integer[], reason text, other_reason text) RETURNS void
+AS $$
+BEGIN
+	PERFORM audience.fill(segments, aggregates, reason, other_reason);
+	-- whoever goes through all users makes what is pending, too
+	IF cardinality(segments) + cardinality(aggregates) > 0 THEN
+		UPDATE audience.aggregates SET pending = NULL WHERE pending IS NOT NULL;
+	END IF;
+END
+$$ LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.fill_now(integer[], integer[], text, text) IS
+	'internal: fill, after which no aggregate is pending';
 
 CREATE FUNCTION audience.aggregates_prune() RETURNS void
 AS $$
@@ -96,7 +113,7 @@ BEGIN
 	-- the trait hides an attribute of its name
 	concerned := ARRAY(SELECT s.number FROM audience.segments s
 		WHERE s.active AND name IN (SELECT audience.rule_fields(s.rules)));
-	PERFORM audience.fill(audience.dependents(concerned), added, 'backfill', 'expired');
+	PERFORM audience.fill_now(audience.dependents(concerned), added, 'backfill', 'expired');
 END
 $$ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION audience.trait_create(text, text, text, text, audience.rule, interval) IS

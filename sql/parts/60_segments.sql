@@ -82,12 +82,14 @@ COMMENT ON FUNCTION audience.segment_id(text) IS 'the id that a segment of this 
 
 CREATE FUNCTION audience.segment_create(name text, rules audience.rule DEFAULT NULL,
 	type text DEFAULT 'dynamic', id text DEFAULT NULL, description text DEFAULT NULL,
-	active boolean DEFAULT true) RETURNS text
+	active boolean DEFAULT true, refresh text DEFAULT 'now') RETURNS text
 AS $$
 #variable_conflict use_variable
 DECLARE
 	new_id text := coalesce(id, audience.segment_id(name));
 	new_type text := lower(type);
+	new_active boolean := coalesce(active, true);
+	later boolean := audience.refresh_later(refresh) AND new_type = 'dynamic' AND new_active;
 	new_number integer;
 	added integer[];
 BEGIN
@@ -98,54 +100,70 @@ BEGIN
 	PERFORM audience.segment_check(new_id, name, new_type, rules);
 	INSERT INTO audience.segment_numbers (segment_id) VALUES (new_id) RETURNING number INTO new_number;
 	INSERT INTO audience.segments (id, name, type, rules, description, active, number)
-	VALUES (new_id, name, new_type, rules, description, coalesce(active, true), new_number);
-	IF new_type = 'dynamic' THEN
+	VALUES (new_id, name, new_type, rules, description, new_active, new_number);
+	IF later THEN
+		UPDATE audience.segments s SET status = 'building' WHERE s.number = new_number;
+		PERFORM audience.refresh_schedule(new_number, ARRAY[new_number], rules, 'backfill');
+	ELSIF new_type = 'dynamic' THEN
 		added := audience.aggregates_add(ARRAY(SELECT audience.rule_aggregates(rules)));
-		PERFORM audience.fill(ARRAY[new_number], added, 'backfill', 'expired');
+		PERFORM audience.fill_now(ARRAY[new_number], added, 'backfill', 'expired');
 	END IF;
 	RETURN new_id;
 END
 $$ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
-COMMENT ON FUNCTION audience.segment_create(text, audience.rule, text, text, text, boolean) IS
-	'makes a segment and fills it from the profiles and events there are; its id';
+COMMENT ON FUNCTION audience.segment_create(text, audience.rule, text, text, text, boolean, text) IS
+	'makes a segment and fills it from the profiles and events there are, now or later in chunks; its id';
 
 CREATE FUNCTION audience.segment_change(segment audience.segments, name text, rules audience.rule,
-	description text, active boolean) RETURNS void
+	description text, active boolean, later boolean DEFAULT false) RETURNS void
 AS $$
 #variable_conflict use_variable
 DECLARE
 	new_rules boolean := coalesce(NOT (rules OPERATOR(audience.=) segment.rules), false);
 	added integer[] := '{}';
+	concerned integer[];
 BEGIN
 	PERFORM audience.segment_check(segment.id, name, segment.type, rules);
 	UPDATE audience.segments s
 	SET name = name, rules = rules, description = description, active = active,
 		version = s.version + new_rules::integer, updated_at = now()
 	WHERE s.number = segment.number;
-	IF new_rules THEN
-		added := audience.aggregates_add(ARRAY(SELECT audience.rule_aggregates(rules)));
-	END IF;
-	IF NOT active AND segment.active THEN
-		PERFORM audience.fill(ARRAY[segment.number], added, 'deactivated', 'rule_evaluation');
-	ELSIF active AND (new_rules OR NOT segment.active) THEN
-		PERFORM audience.fill(audience.dependents(ARRAY[segment.number]), added, 'backfill', 'expired');
+	concerned := audience.dependents(ARRAY[segment.number]);
+	IF later AND active AND segment.type = 'dynamic' AND (new_rules OR NOT segment.active) THEN
+		IF NOT segment.active THEN
+			UPDATE audience.segments s SET status = 'building' WHERE s.number = segment.number;
+		END IF;
+		PERFORM audience.refresh_schedule(segment.number, concerned, rules, 'backfill');
 	ELSE
-		PERFORM audience.fill('{}', added, 'backfill', 'expired');
+		IF new_rules THEN
+			added := audience.aggregates_add(ARRAY(SELECT audience.rule_aggregates(rules)));
+		END IF;
+		IF new_rules OR active <> segment.active THEN
+			PERFORM audience.refresh_forget(concerned, segment.pending);
+		END IF;
+		IF NOT active AND segment.active THEN
+			PERFORM audience.fill_now(ARRAY[segment.number], added, 'deactivated', 'rule_evaluation');
+		ELSIF active AND (new_rules OR NOT segment.active) THEN
+			PERFORM audience.fill_now(concerned, added, 'backfill', 'expired');
+		ELSE
+			PERFORM audience.fill_now('{}', added, 'backfill', 'expired');
+		END IF;
 	END IF;
 	IF new_rules THEN
 		PERFORM audience.aggregates_prune();
 	END IF;
 END
 $$ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp;
-COMMENT ON FUNCTION audience.segment_change(audience.segments, text, audience.rule, text, boolean) IS
-	'internal: gives a segment these properties, and the members that follow';
+COMMENT ON FUNCTION audience.segment_change(audience.segments, text, audience.rule, text, boolean, boolean) IS
+	'internal: gives a segment these properties, and the members that follow, now or later in chunks';
 
 CREATE FUNCTION audience.segment_update(id text, name text DEFAULT NULL, rules audience.rule DEFAULT NULL,
-	description text DEFAULT NULL, active boolean DEFAULT NULL) RETURNS void
+	description text DEFAULT NULL, active boolean DEFAULT NULL, refresh text DEFAULT 'now') RETURNS void
 AS $$
 #variable_conflict use_variable
 DECLARE
 	segment audience.segments;
+	later boolean := audience.refresh_later(refresh);
 BEGIN
 	PERFORM audience.definitions_lock();
 	segment := audience.segment_row(id);
@@ -154,11 +172,11 @@ BEGIN
 			DETAIL = 'A static segment has no rules.';
 	END IF;
 	PERFORM audience.segment_change(segment, coalesce(name, segment.name), coalesce(rules, segment.rules),
-		coalesce(description, segment.description), coalesce(active, segment.active));
+		coalesce(description, segment.description), coalesce(active, segment.active), later);
 END
 $$ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
-COMMENT ON FUNCTION audience.segment_update(text, text, audience.rule, text, boolean) IS
-	'changes a segment; null leaves as it is; members enter and leave as the new rules say';
+COMMENT ON FUNCTION audience.segment_update(text, text, audience.rule, text, boolean, text) IS
+	'changes a segment; null leaves as it is; members enter and leave as the new rules say, now or later in chunks';
 
 CREATE FUNCTION audience.segment_delete(id text) RETURNS void
 AS $$
@@ -186,6 +204,7 @@ BEGIN
 		audience.transition_entry(segment.number, false, segment.version)
 	FROM ordered o;
 	DELETE FROM audience.segments s WHERE s.number = segment.number;
+	PERFORM audience.refreshes_prune();
 	PERFORM audience.aggregates_prune();
 END
 $$ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;

@@ -260,32 +260,43 @@ COMMENT ON FUNCTION audience.verify_sequence(integer, audience.rule) IS
 
 -- segments
 
+-- A fill brings a segment in line user by user: until it is done, nothing can be
+-- said of it, nor of those that refer to it.
+CREATE FUNCTION audience.verify_unsettled() RETURNS integer[]
+AS $$
+	SELECT audience.dependents(ARRAY(
+		SELECT s.number FROM audience.segments s WHERE s.pending IS NOT NULL AND s.status = 'ready'))
+$$ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.verify_unsettled() IS
+	'internal, for verify: the segments that a fill has not yet brought in line';
+
 -- A segment is decided after those that its rule refers to: each round adds to
 -- "held" those of the segments whose turn it is.
 CREATE FUNCTION audience.verify_rounds(OUT ctes text, OUT last integer)
 AS $$
 DECLARE
-	pending text[];
+	unsettled integer[] := audience.verify_unsettled();
+	undecided text[];
 	ready text[];
 	arms text;
 BEGIN
 	ctes := '';
 	last := 0;
-	SELECT array_agg(s.id) INTO pending FROM audience.segments s
-	WHERE s.type = 'dynamic' AND s.active AND s.status = 'ready';
+	SELECT array_agg(s.id) INTO undecided FROM audience.segments s
+	WHERE s.type = 'dynamic' AND s.active AND s.status = 'ready' AND s.number <> ALL (unsettled);
 	LOOP
 		SELECT array_agg(s.id), string_agg(
 				format('CASE WHEN %s THEN %L END', audience.verify_condition(s.rules::jsonb, false), s.id), ', ')
 		INTO ready, arms
 		FROM audience.segments s
-		WHERE s.id = ANY (pending) AND NOT EXISTS (
-			SELECT FROM audience.rule_segments(s.rules) r (id) WHERE r.id = ANY (pending));
+		WHERE s.id = ANY (undecided) AND NOT EXISTS (
+			SELECT FROM audience.rule_segments(s.rules) r (id) WHERE r.id = ANY (undecided));
 		EXIT WHEN ready IS NULL;
 		ctes := ctes || format(', round%s AS MATERIALIZED ('
 			'SELECT user_id, attributes, at, vals, held || array_remove(ARRAY[%s]::text[], NULL) AS held FROM round%s)',
 			last + 1, arms, last);
 		last := last + 1;
-		SELECT array_agg(p.id) INTO pending FROM unnest(pending) p (id) WHERE p.id <> ALL (ready);
+		SELECT array_agg(p.id) INTO undecided FROM unnest(undecided) p (id) WHERE p.id <> ALL (ready);
 	END LOOP;
 END
 $$ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp;
@@ -309,12 +320,12 @@ BEGIN
 	SELECT string_agg(
 			CASE WHEN a.definition::jsonb ? 'sequence' THEN audience.verify_sequence(a.number, a.definition)
 				ELSE audience.verify_aggregate(a.number, a.definition) END, ' UNION ALL ')
-	INTO queries FROM audience.aggregates a;
+	INTO queries FROM audience.aggregates a WHERE a.pending IS NULL;
 	-- over no events
 	SELECT jsonb_object_agg(a.number, CASE WHEN a.definition::jsonb ? 'sequence' THEN 'false' ELSE '0' END::jsonb)
 	INTO defaults FROM audience.aggregates a
-	WHERE a.definition::jsonb ? 'sequence' OR coalesce(a.definition::jsonb ->> 'aggregate', 'count')
-		IN ('count', 'sum', 'count_distinct', 'days_active');
+	WHERE a.pending IS NULL AND (a.definition::jsonb ? 'sequence' OR coalesce(a.definition::jsonb ->> 'aggregate', 'count')
+		IN ('count', 'sum', 'count_distinct', 'days_active'));
 	rounds := audience.verify_rounds();
 	ctes := format($q$
 WITH timer AS MATERIALIZED (
@@ -343,7 +354,9 @@ WITH timer AS MATERIALIZED (
 	SELECT array_agg(user_id ORDER BY user_id) AS ids FROM profile
 ), stored AS (
 	SELECT user_id, jsonb_object_agg(aggregate, value) AS vals
-	FROM audience.profile_values((SELECT ids FROM ids), false) GROUP BY user_id
+	FROM audience.profile_values((SELECT ids FROM ids), false)
+	WHERE aggregate IN (SELECT number FROM audience.aggregates WHERE pending IS NULL)
+	GROUP BY user_id
 ), transition AS MATERIALIZED (
 	SELECT t.user_id, t.segment_id AS id, t.seq, t.action, t.occurred_at,
 		lag(t.action) OVER own AS before, lead(t.seq) OVER own IS NULL AS is_last
@@ -370,7 +383,7 @@ WITH timer AS MATERIALIZED (
 ), wrong_member AS (
 	SELECT coalesce(m.user_id, e.user_id) AS user_id, coalesce(m.id, e.id) AS id,
 		m.id IS NOT NULL AS is_member, e.id IS NOT NULL AS should_be
-	FROM (SELECT * FROM member WHERE status = 'ready') m
+	FROM (SELECT * FROM member WHERE status = 'ready' AND segment_number <> ALL (audience.verify_unsettled())) m
 		FULL JOIN expected e ON e.user_id = m.user_id AND e.id = m.id
 	WHERE m.id IS NULL OR e.id IS NULL
 )$q$, queries, coalesce(defaults, '{}'), rounds.ctes, rounds.last,
