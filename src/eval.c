@@ -15,6 +15,7 @@
 
 #include "eval.h"
 #include "eval_op.h"
+#include "jsonb_walk.h"
 #include "prepare.h"
 
 /* what stays the same during one evaluation */
@@ -48,18 +49,31 @@ static inline bool
 eval_field(const Evaluation *evaluation, const AudNode *node)
 {
 	const AudRule *rule = evaluation->rule;
-	const AudPath *path = AUD_NODE_PATH(rule, node);
 	AudDoc	   *doc = evaluation->doc;
+	AudLeafPrepared *prepared = NULL;
+	const AudPath *path;
+	const JsonbValue *from;
 	JsonbValue	room;
 	int			nused = 0;
-	const JsonbValue *from = doc->start(doc, rule, path, &room, &nused);
-	const AudPrepared *prepared = evaluation->prepared;
 
+	if (evaluation->prepared != NULL)
+	{
+		prepared = evaluation->prepared->leaves[node - rule->nodes];
+		if (prepared->key != NULL && doc->object != NULL)
+			return aud_value_holds_prepared(rule, node, prepared,
+											aud_jsonb_key_hinted(doc->object,
+																 prepared->key,
+																 prepared->keylen,
+																 &prepared->hint,
+																 &room),
+											&doc->clock);
+	}
+	path = AUD_NODE_PATH(rule, node);
+	from = doc->start(doc, rule, path, &room, &nused);
 	if (prepared == NULL)
 		return aud_path_holds(rule, node, path, nused, from, &doc->clock);
-	return aud_path_holds_prepared(rule, node,
-								   prepared->leaves[node - rule->nodes],
-								   path, nused, from, &doc->clock);
+	return aud_path_holds_prepared(rule, node, prepared, path, nused, from,
+								   &doc->clock);
 }
 
 /* A leaf that only some documents can answer; raises 0A000 for the others. */

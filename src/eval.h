@@ -30,6 +30,12 @@ struct AudDoc
 	AudClock	clock;
 
 	/*
+	 * The document itself, where it is nothing but an object: paths of one
+	 * key are looked up there.  NULL: "start" is asked.
+	 */
+	const JsonbContainer *object;
+
+	/*
 	 * Where a path starts: the value to walk from, or NULL when there is
 	 * none, and in *nused how many of the path's steps that value has used up
 	 * already.  May use *room.

@@ -16,6 +16,7 @@
 
 #include "eval.h"
 #include "eval_op.h"
+#include "jsonb_walk.h"
 
 /* Are two texts equal, folded if ci? */
 static bool
@@ -140,10 +141,11 @@ aud_value_equal(const AudRule *rule, const AudValue *constant,
 				return false;
 			if (ci)
 				return value->val.string.len == folded->len &&
-					memcmp(value->val.string.val, folded->data, folded->len) == 0;
+					aud_bytes_equal(value->val.string.val, folded->data,
+									folded->len);
 			return value->val.string.len == constant->len &&
-				memcmp(value->val.string.val, AUD_VALUE_TEXT_PTR(constant),
-					   constant->len) == 0;
+				aud_bytes_equal(value->val.string.val,
+								AUD_VALUE_TEXT_PTR(constant), constant->len);
 		case AUD_VALUE_NUMBER:
 			return value->type == jbvNumeric &&
 				aud_numeric_compare(value->val.numeric,

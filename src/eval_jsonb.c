@@ -50,6 +50,7 @@ aud_jsonb_doc_init(AudJsonbDoc *doc, Jsonb *jsonb, const AudClock *clock)
 	doc->doc.clock = *clock;
 	doc->doc.start = jsonb_start;
 	doc->doc.leaf = NULL;
+	doc->doc.object = JB_ROOT_IS_OBJECT(jsonb) ? &jsonb->root : NULL;
 	set_value(&doc->root, jsonb);
 }
 
@@ -113,6 +114,7 @@ aud_event_doc_init(AudEventDoc *doc, const AudClock *clock,
 	doc->doc.clock = *clock;
 	doc->doc.start = event_start;
 	doc->doc.leaf = NULL;
+	doc->doc.object = NULL;
 	set_value(&doc->properties, properties);
 	set_value(&doc->context, context);
 	doc->type = type;

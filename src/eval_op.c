@@ -119,18 +119,15 @@ compare(const JsonbValue *value, const AudValue *constant, int *order)
 	}
 }
 
-/* The ordering operators, on one value. */
-static bool
-is_ordered(const AudTest *test, const JsonbValue *value)
+/* The operators from GT to LTE, on one value. */
+static inline bool
+is_ordered(AudOp op, const AudValue *constant, const JsonbValue *value)
 {
 	int			order;
 
-	if (test->leaf->op == AUD_OP_BETWEEN)
-		return compare(value, get_item(test, 0), &order) && order >= 0 &&
-			compare(value, get_item(test, 1), &order) && order <= 0;
-	if (!compare(value, test->value, &order))
+	if (!compare(value, constant, &order))
 		return false;
-	switch (test->leaf->op)
+	switch (op)
 	{
 		case AUD_OP_GT:
 			return order > 0;
@@ -341,8 +338,10 @@ holds_for_folded(const AudTest *test, const JsonbValue *value)
 		case AUD_OP_GTE:
 		case AUD_OP_LT:
 		case AUD_OP_LTE:
+			return is_ordered(test->leaf->op, test->value, value);
 		case AUD_OP_BETWEEN:
-			return is_ordered(test, value);
+			return is_ordered(AUD_OP_GTE, get_item(test, 0), value) &&
+				is_ordered(AUD_OP_LTE, get_item(test, 1), value);
 		case AUD_OP_STARTS_WITH:
 		case AUD_OP_ENDS_WITH:
 		case AUD_OP_LIKE:
@@ -380,17 +379,15 @@ holds_for_folded(const AudTest *test, const JsonbValue *value)
 
 typedef bool (*ValueTest) (const AudTest *test, const JsonbValue *value);
 
-/* Folds the value's text if the test folds, and asks "holds" about it. */
-static inline bool
-fold_and_test(const AudTest *test, const JsonbValue *value, ValueTest holds)
+/* Folds the value, a text, and asks "holds" about it. */
+static pg_noinline bool
+test_folded(const AudTest *test, const JsonbValue *value, ValueTest holds)
 {
 	AudFoldRoom room;
 	AudBytes	bytes;
 	JsonbValue	folded;
 	bool		result;
 
-	if (likely(value->type != jbvString || !is_folding(test)))
-		return holds(test, value);
 	bytes = aud_text_fold(value->val.string.val, value->val.string.len, &room);
 	folded.type = jbvString;
 	folded.val.string.val = unconstify(char *, bytes.data);
@@ -398,6 +395,18 @@ fold_and_test(const AudTest *test, const JsonbValue *value, ValueTest holds)
 	result = holds(test, &folded);
 	aud_text_fold_end(&room);
 	return result;
+}
+
+/*
+ * Asks "holds" about the value, its text folded if the test folds.  The room
+ * for that is in another function's frame: most tests do without.
+ */
+static inline bool
+fold_and_test(const AudTest *test, const JsonbValue *value, ValueTest holds)
+{
+	if (likely(value->type != jbvString || !is_folding(test)))
+		return holds(test, value);
+	return test_folded(test, value, holds);
 }
 
 /* ValueTest: is the value equal to the first constant? */
@@ -547,16 +556,42 @@ any_reached(const AudTest *test, const AudPath *path, int istep,
 	return false;
 }
 
+/*
+ * Is this a comparison of a single value that needs no folding?  Most leaves
+ * are, and they need nothing of a test but the constant.
+ */
+static inline bool
+is_plain_comparison(const AudNode *leaf, const JsonbValue *value)
+{
+	return leaf->op >= AUD_OP_EQ && leaf->op <= AUD_OP_LTE &&
+		(leaf->flags & AUD_CI) == 0 &&
+		value != NULL && value->type != jbvBinary;
+}
+
 /* Does the leaf hold for this value (NULL: missing)?  See eval_op.h. */
 bool
 aud_value_holds_prepared(const AudRule *rule, const AudNode *leaf,
 						 const AudLeafPrepared *prepared,
 						 const JsonbValue *value, const AudClock *clock)
 {
-	AudTest		test;
+	bool		result;
 
-	test_init(&test, rule, leaf, prepared, clock);
-	return holds(&test, value) != ((leaf->flags & AUD_NEGATED) != 0);
+	if (likely(is_plain_comparison(leaf, value)))
+	{
+		const AudValue *constant = AUD_NODE_VALUE(rule, leaf);
+
+		result = leaf->op == AUD_OP_EQ ?
+			aud_value_equal(rule, constant, NULL, false, value) :
+			is_ordered(leaf->op, constant, value);
+	}
+	else
+	{
+		AudTest		test;
+
+		test_init(&test, rule, leaf, prepared, clock);
+		result = holds(&test, value);
+	}
+	return result != ((leaf->flags & AUD_NEGATED) != 0);
 }
 
 /*
@@ -579,6 +614,23 @@ find_value(const AudRule *rule, AudLeafPrepared *prepared, const AudPath *path,
 	return aud_path_value(rule, path, nused + 1, from, room);
 }
 
+/* As aud_path_holds_prepared, for a path with [*]. */
+static bool
+any_holds(const AudRule *rule, const AudNode *leaf,
+		  const AudLeafPrepared *prepared, const AudPath *path, int nused,
+		  const JsonbValue *from, const AudClock *clock)
+{
+	AudTest		test;
+	int64		nreached = 0;
+	bool		result;
+
+	test_init(&test, rule, leaf, prepared, clock);
+	result = from != NULL && any_reached(&test, path, nused, from, &nreached);
+	if (!result && nreached == 0)
+		result = holds(&test, NULL);
+	return result != ((leaf->flags & AUD_NEGATED) != 0);
+}
+
 /* Does the leaf hold at a path, [*] included?  See eval_op.h. */
 bool
 aud_path_holds_prepared(const AudRule *rule, const AudNode *leaf,
@@ -586,24 +638,14 @@ aud_path_holds_prepared(const AudRule *rule, const AudNode *leaf,
 						int nused, const JsonbValue *from,
 						const AudClock *clock)
 {
-	AudTest		test;
 	JsonbValue	room;
-	bool		result;
 
-	test_init(&test, rule, leaf, prepared, clock);
 	if (path->has_each)
-	{
-		int64		nreached = 0;
-
-		result = from != NULL &&
-			any_reached(&test, path, nused, from, &nreached);
-		if (!result && nreached == 0)
-			result = holds(&test, NULL);
-	}
-	else
-		result = holds(&test, find_value(rule, prepared, path, nused, from,
-										 &room));
-	return result != ((leaf->flags & AUD_NEGATED) != 0);
+		return any_holds(rule, leaf, prepared, path, nused, from, clock);
+	return aud_value_holds_prepared(rule, leaf, prepared,
+									find_value(rule, prepared, path, nused,
+											   from, &room),
+									clock);
 }
 
 /* Does the leaf hold for this value (NULL: missing)?  See eval.h. */

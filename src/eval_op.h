@@ -30,6 +30,8 @@ typedef struct AudLeafPrepared
 	AudBytes   *folded;			/* ci, ILIKE: folded text by item, or NULL */
 	text	  **patterns;		/* REGEX, IREGEX: by item, NULL: none */
 	AudValueSet *set;			/* IN, CONTAINS_ANY: NULL: search the list */
+	const char *key;			/* FIELD: all of its path, or NULL */
+	int			keylen;
 	int			hint;			/* where the first key was found last */
 } AudLeafPrepared;
 

@@ -71,42 +71,56 @@ aud_bytes_equal(const char *a, const char *b, uint32 len)
 		memcpy(&last_b, b + len - sizeof(uint32), sizeof(uint32));
 		return ((first_a ^ first_b) | (last_a ^ last_b)) == 0;
 	}
+	if (len >= 1 && len < sizeof(uint32))
+		return ((a[0] ^ b[0]) | (a[len / 2] ^ b[len / 2]) |
+				(a[len - 1] ^ b[len - 1])) == 0;
 	return memcmp(a, b, len) == 0;
 }
 
 /*
  * Where the data of entry "index" begins, counted from the end of the
- * entries: the lengths of the entries before it, back to the last that tells
- * its end.  They are added up two at a time; 28 bits each cannot overflow into
- * each other, a container being smaller than that.
+ * entries, when that of an entry "from" before it begins at "offset": the
+ * lengths of the entries between, back to the last that tells its end.  They
+ * are added up two by two; 28 bits each cannot overflow into each other, a
+ * container being smaller than that.
  */
 static inline uint32
-aud_jsonb_offset(const JsonbContainer *container, int index)
+aud_jsonb_offset_after(const JsonbContainer *container, int from,
+					   uint32 offset, int index)
 {
 	const uint64 has_end = ((uint64) JENTRY_HAS_OFF << 32) | JENTRY_HAS_OFF;
 	const uint64 length = ((uint64) JENTRY_OFFLENMASK << 32) | JENTRY_OFFLENMASK;
 	uint64		pairs = 0;
-	uint32		offset = 0;
 
-	while (index >= 2)
+	while (index >= from + 4)
 	{
-		uint64		pair;
+		uint64		pair[2];
 
-		memcpy(&pair, &container->children[index - 2], sizeof(pair));
-		if (pair & has_end)
+		memcpy(pair, &container->children[index - 4], sizeof(pair));
+		if ((pair[0] | pair[1]) & has_end)
 			break;
-		pairs += pair & length;
-		index -= 2;
+		pairs += (pair[0] & length) + (pair[1] & length);
+		index -= 4;
 	}
-	while (--index >= 0)
+	while (--index >= from)
 	{
 		JEntry		entry = container->children[index];
 
-		offset += JBE_OFFLENFLD(entry);
 		if (JBE_HAS_OFF(entry))
+		{
+			offset = JBE_OFFLENFLD(entry);
 			break;
+		}
+		pairs += JBE_OFFLENFLD(entry);
 	}
 	return offset + (uint32) pairs + (uint32) (pairs >> 32);
+}
+
+/* The same from the first entry. */
+static inline uint32
+aud_jsonb_offset(const JsonbContainer *container, int index)
+{
+	return aud_jsonb_offset_after(container, 0, 0, index);
 }
 
 /*
@@ -173,14 +187,18 @@ aud_jsonb_key_hinted(const JsonbContainer *container, const char *key,
 	/* the first key's offset is 0 and its end is its length */
 	if (*hint < npairs &&
 		(*hint == 0 || !JBE_HAS_OFF(container->children[*hint])) &&
-		JBE_OFFLENFLD(container->children[*hint]) == keylen &&
-		aud_bytes_equal(keys + aud_jsonb_offset(container, *hint), key, keylen))
+		JBE_OFFLENFLD(container->children[*hint]) == keylen)
 	{
 		int			index = npairs + *hint;
 
-		aud_jsonb_fill(container, npairs * 2, index,
-					   aud_jsonb_offset(container, index), room);
-		return room;
+		offset = aud_jsonb_offset(container, *hint);
+		if (aud_bytes_equal(keys + offset, key, keylen))
+		{
+			offset = aud_jsonb_offset_after(container, *hint, offset, index);
+			aud_jsonb_fill(container, npairs * 2, index, offset, room);
+			return room;
+		}
+		offset = 0;
 	}
 	for (int i = 0; i < npairs; i++)
 	{

@@ -197,6 +197,7 @@ aud_match_row(AudMatchSite *site, const AudRule *rule, HeapTupleHeader header)
 	site->columns->row++;
 
 	aud_match_clock(rule, &row.doc.clock);
+	row.doc.object = NULL;
 	row.doc.start = row_start;
 	row.doc.leaf = row_leaf;
 	row.site = site;

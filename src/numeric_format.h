@@ -47,8 +47,10 @@
 #define AUD_NUMERIC_DIGITS(n) \
 	((const int16 *) (VARDATA_ANY(n) + (AUD_NUMERIC_IS_SHORT(n) ? 2 : 4)))
 
+/* one that is read in place is never compressed or out of line */
 #define AUD_NUMERIC_NDIGITS(n) \
-	((int) ((VARSIZE_ANY_EXHDR(n) - (AUD_NUMERIC_IS_SHORT(n) ? 2 : 4)) / \
-			sizeof(int16)))
+	((int) (((VARATT_IS_1B(n) ? VARSIZE_1B(n) - VARHDRSZ_SHORT : \
+			  VARSIZE_4B(n) - VARHDRSZ) - \
+			 (AUD_NUMERIC_IS_SHORT(n) ? 2 : 4)) / sizeof(int16)))
 
 #endif							/* AUD_NUMERIC_FORMAT_H */

@@ -21,46 +21,59 @@
 /* a numeric taken apart; digits point into it */
 typedef struct Parts
 {
-	int			rank;			/* -1, 1: infinities; 2: NaN; 0: a number */
-	int			sign;			/* -1, 0, 1 */
-	int			weight;			/* of the first digit, in powers of 10000 */
+	int64		lead;			/* see take_apart() */
 	int			ndigits;
 	const int16 *digits;		/* the first is not 0 */
 } Parts;
 
-/* Takes "num" apart. */
-static inline void
+/*
+ * Takes "num" apart.  Sign, weight and first digit make one integer, the lead,
+ * that is ordered as the numbers are.  It decides about most pairs, and where
+ * two are the same only the digits behind are left to compare.
+ */
+static pg_attribute_always_inline void
 take_apart(Numeric num, Parts *parts)
 {
-	memset(parts, 0, sizeof(*parts));
-	if (AUD_NUMERIC_IS_SPECIAL(num))
+	int			weight;
+
+	parts->ndigits = 0;
+	if (unlikely(AUD_NUMERIC_IS_SPECIAL(num)))
 	{
-		parts->rank = AUD_NUMERIC_SPECIAL_RANK(num);
+		int			rank = AUD_NUMERIC_SPECIAL_RANK(num);
+
+		parts->lead = rank < 0 ? PG_INT64_MIN : PG_INT64_MAX - 2 + rank;
 		return;
 	}
-	parts->weight = AUD_NUMERIC_WEIGHT(num);
+	weight = AUD_NUMERIC_WEIGHT(num);
 	parts->digits = AUD_NUMERIC_DIGITS(num);
 	parts->ndigits = AUD_NUMERIC_NDIGITS(num);
 
 	/* stored values have no leading zeros, but whoever made this may not know */
-	while (parts->ndigits > 0 && parts->digits[0] == 0)
+	while (parts->ndigits > 0 && unlikely(parts->digits[0] == 0))
 	{
 		parts->digits++;
 		parts->ndigits--;
-		parts->weight--;
+		weight--;
 	}
-	parts->sign = parts->ndigits == 0 ? 0 : AUD_NUMERIC_IS_NEGATIVE(num) ? -1 : 1;
+	if (parts->ndigits == 0)
+	{
+		parts->lead = 0;
+		return;
+	}
+
+	/* a digit is below 2^14, and no weight makes the upper part negative */
+	parts->lead = ((int64) (weight + 0x40000000) << 14) + parts->digits[0];
+	if (AUD_NUMERIC_IS_NEGATIVE(num))
+		parts->lead = -parts->lead;
 }
 
-/* Order of the absolute values of two numbers that are not 0. */
-static inline int
-compare_magnitudes(const Parts *a, const Parts *b)
+/* Order of what is behind the first digits, as if both were positive. */
+static int
+compare_tails(const Parts *a, const Parts *b)
 {
 	int			common = Min(a->ndigits, b->ndigits);
 
-	if (a->weight != b->weight)
-		return a->weight < b->weight ? -1 : 1;
-	for (int i = 0; i < common; i++)
+	for (int i = 1; i < common; i++)
 	{
 		if (a->digits[i] != b->digits[i])
 			return a->digits[i] < b->digits[i] ? -1 : 1;
@@ -90,12 +103,7 @@ aud_numeric_compare(Numeric a, Numeric b)
 
 	take_apart(a, &pa);
 	take_apart(b, &pb);
-	if (pa.rank != 0 || pb.rank != 0)
-		return pa.rank < pb.rank ? -1 : pa.rank > pb.rank;
-	if (pa.sign != pb.sign)
-		return pa.sign < pb.sign ? -1 : 1;
-	if (pa.sign == 0)
-		return 0;
-	return pa.sign > 0 ? compare_magnitudes(&pa, &pb) :
-		compare_magnitudes(&pb, &pa);
+	if (pa.lead != pb.lead)
+		return pa.lead < pb.lead ? -1 : 1;
+	return pa.lead > 0 ? compare_tails(&pa, &pb) : compare_tails(&pb, &pa);
 }

@@ -229,6 +229,19 @@ aud_leaf_prepared_free(AudLeafPrepared *prepared, const AudNode *leaf,
 	pfree(prepared);
 }
 
+/* Keeps the key at hand where a single one is all of a field's path. */
+static void
+prepare_key(const AudRule *rule, const AudPath *path,
+			AudLeafPrepared *prepared)
+{
+	if (path->root != AUD_ROOT_DOCUMENT || path->nsteps != 1 ||
+		path->steps[0].kind == AUD_STEP_INDEX ||
+		path->steps[0].kind == AUD_STEP_EACH)
+		return;
+	prepared->key = AUD_AT(rule, path->steps[0].key);
+	prepared->keylen = path->steps[0].keylen;
+}
+
 /*
  * Prepares a rule for being evaluated many times, in the current context.
  * The rule must live as long as the result.
@@ -246,6 +259,8 @@ aud_prepare(const AudRule *rule)
 
 		if (node->kind == AUD_NODE_FIELD || node->kind == AUD_NODE_EVENT)
 			result->leaves[i] = aud_leaf_prepare(rule, node, true);
+		if (node->kind == AUD_NODE_FIELD)
+			prepare_key(rule, AUD_NODE_PATH(rule, node), result->leaves[i]);
 	}
 	return result;
 }

@@ -199,6 +199,77 @@ FROM generate_series(1, 40) size, LATERAL (SELECT jsonb_object_agg('k' || i, i) 
      LATERAL (SELECT format('{"all":[{"field":"k%s","operator":"eq","value":%s},{"field":"a[%s]","operator":"eq","value":%s}]}', i, i, i - 1, i)::rule AS r FROM generate_series(1, size) i) r
 WHERE doc |= r;
 
+-- where keys are is learned from row to row: documents of one shape, of another, of none
+CREATE TEMP TABLE shape (n int, doc jsonb);
+INSERT INTO shape
+SELECT i * 100 + n, d
+FROM generate_series(1, 3) i, LATERAL (VALUES
+    (1, '{"a":1,"key":1}'), (2, '{"a":1,"kex":2,"key":1}'), (3, '{"a":1,"kex":1}'), (4, '{"b":1,"key":"1"}'), (5, '{"key":1}'), (6, '{}'), (7, '{"":1}'),
+    (8, '1'), (9, '"key"'), (10, 'null'), (11, '[]'), (12, '["key",1]'), (13, '[{"key":1}]'), (14, '{"key":[0,1]}'), (15, '{"key":[[1]]}'), (16, '{"key":{"key":1}}'),
+    (17, '{"key":null}'), (18, '{"key":true}'), (19, '{"a":{"key":1},"key":1.00}'), (20, '{"a":[1],"key":1}'), (21, '{"a":[1,2,3],"kez":1}')) v(n, j),
+    LATERAL (SELECT j::jsonb AS d) x;
+-- of 1 to 70 pairs, all keys of one length; values of any; some compressed or out of line
+INSERT INTO shape
+SELECT 1000 + size, (SELECT jsonb_object_agg('k' || to_char(i, 'FM00'), CASE i % 4 WHEN 0 THEN to_jsonb(i) WHEN 1 THEN to_jsonb(repeat('x', i)) WHEN 2 THEN 'true' ELSE '[1]' END) FROM generate_series(1, size) i) || '{"key":1}'
+FROM generate_series(1, 70) size;
+INSERT INTO shape
+SELECT 2000 + i, jsonb_build_object('a', repeat('x', i * 1000), 'key', i % 2) FROM generate_series(1, 12) i;
+ALTER TABLE shape ALTER doc SET STORAGE EXTERNAL;
+INSERT INTO shape
+SELECT 3000 + i, jsonb_build_object('a', repeat('x', i * 1000), 'key', i % 2) FROM generate_series(1, 12) i;
+CREATE FUNCTION pg_temp.shape_differs(condition text, expected text) RETURNS bigint
+LANGUAGE plpgsql AS $$
+DECLARE
+    differ bigint;
+BEGIN
+    EXECUTE format('SELECT count(*) FROM (SELECT doc FROM shape ORDER BY n) s WHERE (doc |= %L) IS DISTINCT FROM coalesce(%s, false)', condition, expected)
+        INTO differ;
+    RETURN differ;
+END $$;
+SELECT c AS condition, pg_temp.shape_differs(c, e) AS differ
+FROM (VALUES
+    ('{"field":"key","operator":"eq","value":1}', $$doc->'key' = '1' OR doc->'key' @> '[1]'$$),
+    ('{"field":"key","operator":"neq","value":1}', $$NOT coalesce(doc->'key' = '1' OR doc->'key' @> '[1]', false)$$),
+    ('{"field":"key","operator":"eq","value":"1"}', $$doc->'key' = '"1"'$$),
+    ('{"field":"key","operator":"gt","value":0}', $$doc->'key' = '1' OR doc->'key' @> '[1]'$$),
+    ('{"field":"key","operator":"exists"}', $$jsonb_typeof(doc->'key') <> 'null'$$),
+    ('{"field":"key","operator":"is_empty"}', $$coalesce(doc->'key', 'null') = 'null'$$),
+    ('{"field":"key.key","operator":"eq","value":1}', $$doc->'key'->'key' = '1'$$),
+    ('{"field":"a.key","operator":"eq","value":1}', $$doc->'a'->'key' = '1'$$),
+    ('{"field":"k40","operator":"eq","value":40}', $$doc->'k40' = '40'$$),
+    ('{"field":"k29","operator":"eq","value":"xxxxxxxxxxxxxxxxxxxxxxxxxxxxx"}', $$doc->'k29' = to_jsonb(repeat('x', 29))$$),
+    ('{"any":[{"field":"k03","operator":"eq","value":1},{"all":[{"field":"a","operator":"eq","value":1},{"field":"key","operator":"eq","value":1}]}]}',
+     $$doc->'k03' = '[1]' OR ((doc->'a' = '1' OR doc->'a' @> '[1]') AND (doc->'key' = '1' OR doc->'key' @> '[1]'))$$)) v(c, e);
+
+-- numbers of every size against each other, as numeric has them
+CREATE TEMP TABLE number AS
+SELECT s * m::numeric AS n
+FROM unnest(ARRAY[-1, 1]) s,
+     unnest(ARRAY['0', '0.00', '1', '1.0', '1.50', '2', '9999', '9999.0001', '10000', '10000.0001', '10001', '20000', '100000000', '100000001', '123456789.123456789', '123456789.1234567891',
+                  '0.1', '0.0001', '0.00010001', '0.00001', '1e20', '1.00010001e20', '1e-20', '1e200', '1e-200', '1e600', '1.5e600', '1e-600', '1e100000']) m;
+CREATE FUNCTION pg_temp.number_differs() RETURNS bigint
+LANGUAGE plpgsql AS $$
+DECLARE
+    differ bigint := 0;
+    found bigint;
+    c numeric;
+BEGIN
+    FOR c IN SELECT n FROM number LOOP
+        EXECUTE format($q$SELECT count(*) FROM (SELECT n, to_jsonb(n) AS v, jsonb_build_object('v', n) AS doc FROM number) d
+            WHERE (doc |= '{"field":"v","operator":"eq","value":%1$s}') <> (n = %1$s) OR (doc |= '{"field":"v","operator":"gt","value":%1$s}') <> (n > %1$s)
+               OR (doc |= '{"field":"v","operator":"gte","value":%1$s}') <> (n >= %1$s) OR (doc |= '{"field":"v","operator":"lt","value":%1$s}') <> (n < %1$s)
+               OR (doc |= '{"field":"v","operator":"lte","value":%1$s}') <> (n <= %1$s) OR (doc |= '{"field":"v","operator":"between","value":[%1$s,%1$s]}') <> (n = %1$s)$q$, c)
+            INTO found;
+        differ := differ + found;
+    END LOOP;
+    RETURN differ;
+END $$;
+SELECT count(*), pg_temp.number_differs() AS differ FROM number;
+-- texts of every length about the sizes of words
+SELECT count(*) AS texts, count(*) FILTER (WHERE (jsonb_build_object('v', a) |= format('{"field":"v","operator":"eq","value":"%s"}', b)::rule) <> (a = b)) AS differ
+FROM (SELECT repeat('x', i) AS a, overlay(repeat('x', i) PLACING c FROM at) AS b
+      FROM generate_series(1, 20) i, generate_series(1, 20) at, unnest(ARRAY['x', 'y']) c WHERE at <= i) t;
+
 -- groups
 SELECT r, '{"t":1}'::jsonb |= r::rule AS holds
 FROM unnest(ARRAY['true', 'false', '{"all":[]}', '{"any":[]}', '{"none":[]}', '{"all":[true,false]}', '{"all":[true,true]}', '{"any":[false,true]}', '{"any":[false,false]}', '{"none":[false,true]}', '{"none":[false]}', '{"not":true}', '{"not":{"all":[]}}',
