@@ -29,6 +29,7 @@
 
 #include "access/htup.h"
 #include "access/tupdesc.h"
+#include "lib/stringinfo.h"
 #include "storage/itemptr.h"
 
 #include "definitions.h"
@@ -141,7 +142,7 @@ typedef struct AudBatch
 	int			nlog;			/* of all users */
 	int			max_log;
 	AudLogRow  *log;
-
+	StringInfoData entries;		/* of the row at hand */
 } AudBatch;
 
 extern AudBatch *aud_batch_begin(const AudDefinitions *defs, const char *reason);

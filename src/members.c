@@ -3,10 +3,15 @@
  * members.c
  *	  A user's memberships, as the profile's column "members".
  *
- *	  int32		numbers of the segments, ascending
- *	  int64		for each, since when
+ *	  uint32	2 * how many instants there are, + 1 if numbers take 4 bytes
+ *	  int64		the instants at which the user entered
+ *	  uint16	numbers of the segments, ascending (uint32 if one is above 65535)
+ *	  uint8		for each, which of the instants (uint16 with more than 256 of
+ *				them, uint32 with more than 65536)
  *
- * both unaligned, so many as the length says; null stands for none.
+ * all unaligned, so many segments as the length says; null stands for none.
+ * Widths are fixed so that a segment is found by bisection; an instant is kept
+ * once, since an event moves a user through several segments.
  *
  * Memberships stand in the user's own row because that row is written anyway
  * when they change: a row of their own, with its index entries, costs several
@@ -32,65 +37,157 @@ PG_FUNCTION_INFO_V1(aud_members_list);
 PG_FUNCTION_INFO_V1(aud_members_remove);
 PG_FUNCTION_INFO_V1(aud_members_valid);
 
-#define ENTRY_SIZE	(sizeof(int32) + sizeof(TimestampTz))
+/* memberships taken apart: where their parts are in the value */
+typedef struct Members
+{
+	int			n;
+	uint32		ninstants;
+	int			number_size;	/* bytes */
+	int			slot_size;
+	const char *instants;
+	const char *numbers;
+	const char *slots;			/* positions among the instants */
+} Members;
+
+/* How many bytes a position among so many instants takes. */
+static int
+slot_size(uint32 ninstants)
+{
+	return ninstants <= 256 ? 1 : ninstants <= 65536 ? 2 : 4;
+}
+
+/* Takes memberships apart; NULL, or what is damaged, are none. */
+static Members
+take_apart(const bytea *members)
+{
+	Members		result = {0};
+	Size		len = members == NULL ? 0 : VARSIZE_ANY_EXHDR(members);
+	uint32		head;
+	uint32		ninstants;
+
+	if (len < sizeof(head))
+		return result;
+	memcpy(&head, VARDATA_ANY(members), sizeof(head));
+	len -= sizeof(head);
+	ninstants = head / 2;
+	if (ninstants == 0 || ninstants > len / sizeof(TimestampTz))
+		return result;
+	len -= ninstants * sizeof(TimestampTz);
+	result.ninstants = ninstants;
+	result.number_size = head % 2 ? sizeof(uint32) : sizeof(uint16);
+	result.slot_size = slot_size(ninstants);
+	result.n = len / (result.number_size + result.slot_size);
+	result.instants = VARDATA_ANY(members) + sizeof(head);
+	result.numbers = result.instants + ninstants * sizeof(TimestampTz);
+	result.slots = result.numbers + result.n * result.number_size;
+	return result;
+}
+
+/* The i-th of an array of integers of this size. */
+static inline uint32
+read_integer(const char *array, int size, int i)
+{
+	uint16		two;
+	uint32		four;
+
+	switch (size)
+	{
+		case 1:
+			return (uint8) array[i];
+		case 2:
+			memcpy(&two, array + i * sizeof(two), sizeof(two));
+			return two;
+		default:
+			memcpy(&four, array + i * sizeof(four), sizeof(four));
+			return four;
+	}
+}
+
+/* Writes n integers of this size each; returns where they end. */
+static char *
+write_integers(char *to, int size, const uint32 *values, int n)
+{
+	switch (size)
+	{
+		case 1:
+			for (int i = 0; i < n; i++)
+				to[i] = (char) values[i];
+			break;
+		case 2:
+			for (int i = 0; i < n; i++)
+			{
+				uint16		two = values[i];
+
+				memcpy(to + i * sizeof(two), &two, sizeof(two));
+			}
+			break;
+		default:
+			memcpy(to, values, n * sizeof(uint32));
+	}
+	return to + n * size;
+}
+
+/* The i-th segment's number. */
+static inline int32
+number_at(const Members *members, int i)
+{
+	return (int32) read_integer(members->numbers, members->number_size, i);
+}
+
+/* Which of the instants is the i-th segment's; never beyond them. */
+static inline uint32
+slot_at(const Members *members, int i)
+{
+	return Min(read_integer(members->slots, members->slot_size, i), members->ninstants - 1);
+}
+
+/* One of the instants. */
+static inline TimestampTz
+instant_at(const Members *members, uint32 slot)
+{
+	TimestampTz instant;
+
+	memcpy(&instant, members->instants + slot * sizeof(instant), sizeof(instant));
+	return instant;
+}
 
 /* How many there are; members may be NULL, as in all of these. */
 int
 aud_members_count(const bytea *members)
 {
-	return members == NULL ? 0 : VARSIZE_ANY_EXHDR(members) / ENTRY_SIZE;
+	return take_apart(members).n;
 }
 
 /* The i-th segment's number. */
 int32
 aud_members_number(const bytea *members, int i)
 {
-	int32		number;
+	Members		parts = take_apart(members);
 
-	memcpy(&number, VARDATA_ANY(members) + i * sizeof(int32), sizeof(int32));
-	return number;
-}
-
-/* Since when the user is in the i-th segment. */
-TimestampTz
-aud_members_entered_at(const bytea *members, int i)
-{
-	TimestampTz entered_at;
-
-	memcpy(&entered_at, VARDATA_ANY(members) + aud_members_count(members) * sizeof(int32) +
-		   i * sizeof(TimestampTz), sizeof(TimestampTz));
-	return entered_at;
-}
-
-/* The position of a segment's number, or where it would be. */
-static int
-position(const bytea *members, int32 number)
-{
-	int			low = 0,
-				high = aud_members_count(members);
-
-	while (low < high)
-	{
-		int			middle = (low + high) / 2;
-
-		if (aud_members_number(members, middle) < number)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low;
+	return number_at(&parts, i);
 }
 
 /* Is the segment among them?  Since when goes to *entered_at, if not NULL. */
 bool
 aud_members_find(const bytea *members, int32 number, TimestampTz *entered_at)
 {
-	int			at = position(members, number);
+	Members		parts = take_apart(members);
+	int			low = 0,
+				high = parts.n;
 
-	if (at >= aud_members_count(members) || aud_members_number(members, at) != number)
+	while (low < high)
+	{
+		int			middle = (low + high) / 2;
+
+		if (number_at(&parts, middle) < number)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	if (low >= parts.n || number_at(&parts, low) != number)
 		return false;
 	if (entered_at != NULL)
-		*entered_at = aud_members_entered_at(members, at);
+		*entered_at = instant_at(&parts, slot_at(&parts, low));
 	return true;
 }
 
@@ -105,47 +202,99 @@ compare_changes(const void *a, const void *b)
 }
 
 /*
- * The memberships with the changes made (which it sorts; each segment once):
- * palloc'ed, NULL if none are left.
+ * Packs memberships: their numbers, ascending, and which of the instants is
+ * whose.  Instants that are nobody's are left out.  palloc'ed.
+ */
+static bytea *
+pack(const uint32 *numbers, uint32 *slots, int n, const TimestampTz *instants, uint32 ninstants)
+{
+	uint32	   *moved = palloc0(ninstants * sizeof(uint32));
+	uint32		nused = 0;
+	bool		wide = numbers[n - 1] > PG_UINT16_MAX;
+	int			number_size = wide ? sizeof(uint32) : sizeof(uint16);
+	uint32		head;
+	Size		size;
+	bytea	   *result;
+	char	   *to;
+
+	for (int i = 0; i < n; i++)
+		moved[slots[i]] = 1;
+	for (uint32 i = 0; i < ninstants; i++)
+		nused += moved[i];
+	size = VARHDRSZ + sizeof(head) + nused * sizeof(TimestampTz) +
+		n * (number_size + slot_size(nused));
+	result = palloc(size);
+	SET_VARSIZE(result, size);
+	head = nused * 2 + wide;
+	memcpy(VARDATA(result), &head, sizeof(head));
+	to = VARDATA(result) + sizeof(head);
+	nused = 0;
+	for (uint32 i = 0; i < ninstants; i++)
+		if (moved[i])
+		{
+			memcpy(to, &instants[i], sizeof(TimestampTz));
+			to += sizeof(TimestampTz);
+			moved[i] = nused++;
+		}
+	for (int i = 0; i < n; i++)
+		slots[i] = moved[slots[i]];
+	to = write_integers(to, number_size, numbers, n);
+	write_integers(to, slot_size(nused), slots, n);
+	pfree(moved);
+	return result;
+}
+
+/*
+ * The memberships with the changes made (which it sorts; each segment once),
+ * those that are entered as of this instant: palloc'ed, NULL if none are left.
  */
 bytea *
-aud_members_change(const bytea *members, AudMemberChange *changes, int nchanges)
+aud_members_change(const bytea *members, AudMemberChange *changes, int nchanges,
+				   TimestampTz entered_at)
 {
-	int			nold = aud_members_count(members);
-	int32	   *numbers = palloc((nold + nchanges) * sizeof(int32));
-	TimestampTz *times = palloc((nold + nchanges) * sizeof(TimestampTz));
+	Members		old = take_apart(members);
+	uint32	   *numbers = palloc((old.n + nchanges) * sizeof(uint32));
+	uint32	   *slots = palloc((old.n + nchanges) * sizeof(uint32));
+	TimestampTz *instants = palloc((old.ninstants + 1) * sizeof(TimestampTz));
+	uint32		entered = old.ninstants;
 	int			n = 0;
 	int			c = 0;
-	bytea	   *result;
+	bytea	   *result = NULL;
 
-	qsort(changes, nchanges, sizeof(AudMemberChange), compare_changes);
-	for (int i = 0; i < nold || c < nchanges;)
+	for (uint32 i = 0; i < old.ninstants; i++)
 	{
-		int32		old = i < nold ? aud_members_number(members, i) : PG_INT32_MAX;
+		instants[i] = instant_at(&old, i);
+		if (instants[i] == entered_at)
+			entered = i;
+	}
+	instants[old.ninstants] = entered_at;
+	qsort(changes, nchanges, sizeof(AudMemberChange), compare_changes);
+	for (int i = 0; i < old.n || c < nchanges;)
+	{
+		int32		number = i < old.n ? number_at(&old, i) : PG_INT32_MAX;
 
-		if (c < nchanges && changes[c].number <= old)
+		if (c < nchanges && changes[c].number <= number)
 		{
-			if (i < nold && changes[c].number == old)
+			if (i < old.n && changes[c].number == number)
 				i++;
 			if (changes[c].enter)
 			{
 				numbers[n] = changes[c].number;
-				times[n++] = changes[c].entered_at;
+				slots[n++] = entered;
 			}
 			c++;
 		}
 		else
 		{
-			numbers[n] = old;
-			times[n++] = aud_members_entered_at(members, i++);
+			numbers[n] = number;
+			slots[n++] = slot_at(&old, i++);
 		}
 	}
-	if (n == 0)
-		return NULL;
-	result = palloc(VARHDRSZ + n * ENTRY_SIZE);
-	SET_VARSIZE(result, VARHDRSZ + n * ENTRY_SIZE);
-	memcpy(VARDATA(result), numbers, n * sizeof(int32));
-	memcpy(VARDATA(result) + n * sizeof(int32), times, n * sizeof(TimestampTz));
+	if (n > 0)
+		result = pack(numbers, slots, n, instants, old.ninstants + 1);
+	pfree(numbers);
+	pfree(slots);
+	pfree(instants);
 	return result;
 }
 
@@ -154,14 +303,24 @@ Datum
 aud_members_valid(PG_FUNCTION_ARGS)
 {
 	bytea	   *members = PG_GETARG_BYTEA_PP(0);
-	int			n = aud_members_count(members);
+	Members		parts = take_apart(members);
+	bool	   *used;
 
-	if (n == 0 || VARSIZE_ANY_EXHDR(members) % ENTRY_SIZE != 0)
+	/* no more instants than segments, so there is no more to allocate either */
+	if (parts.n == 0 || parts.ninstants > parts.n ||
+		parts.slots + parts.n * parts.slot_size != VARDATA_ANY(members) + VARSIZE_ANY_EXHDR(members))
 		PG_RETURN_BOOL(false);
-	for (int i = 1; i < n; i++)
-		if (aud_members_number(members, i - 1) >= aud_members_number(members, i))
+	used = palloc0(parts.ninstants * sizeof(bool));
+	for (int i = 0; i < parts.n; i++)
+	{
+		uint32		slot = read_integer(parts.slots, parts.slot_size, i);
+
+		if (slot >= parts.ninstants ||
+			(i > 0 && number_at(&parts, i - 1) >= number_at(&parts, i)))
 			PG_RETURN_BOOL(false);
-	PG_RETURN_BOOL(true);
+		used[slot] = true;
+	}
+	PG_RETURN_BOOL(memchr(used, false, parts.ninstants) == NULL);
 }
 
 /* member_since(members, segment_number) → timestamptz: null where it is not among them */
@@ -180,14 +339,14 @@ Datum
 aud_members_list(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	bytea	   *members = PG_GETARG_BYTEA_PP(0);
+	Members		parts = take_apart(PG_GETARG_BYTEA_PP(0));
 
 	InitMaterializedSRF(fcinfo, 0);
-	for (int i = 0; i < aud_members_count(members); i++)
+	for (int i = 0; i < parts.n; i++)
 	{
 		Datum		values[2] = {
-			Int32GetDatum(aud_members_number(members, i)),
-			TimestampTzGetDatum(aud_members_entered_at(members, i))
+			Int32GetDatum(number_at(&parts, i)),
+			TimestampTzGetDatum(instant_at(&parts, slot_at(&parts, i)))
 		};
 		bool		nulls[2] = {false, false};
 
@@ -201,7 +360,7 @@ Datum
 aud_members_remove(PG_FUNCTION_ARGS)
 {
 	AudMemberChange change = {.number = PG_GETARG_INT32(1), .enter = false};
-	bytea	   *result = aud_members_change(PG_GETARG_BYTEA_PP(0), &change, 1);
+	bytea	   *result = aud_members_change(PG_GETARG_BYTEA_PP(0), &change, 1, 0);
 
 	if (result == NULL)
 		PG_RETURN_NULL();

@@ -17,13 +17,12 @@ typedef struct AudMemberChange
 {
 	int32		number;			/* of the segment */
 	bool		enter;
-	TimestampTz entered_at;
 } AudMemberChange;
 
 extern int	aud_members_count(const bytea *members);
 extern int32 aud_members_number(const bytea *members, int i);
-extern TimestampTz aud_members_entered_at(const bytea *members, int i);
 extern bool aud_members_find(const bytea *members, int32 number, TimestampTz *entered_at);
-extern bytea *aud_members_change(const bytea *members, AudMemberChange *changes, int nchanges);
+extern bytea *aud_members_change(const bytea *members, AudMemberChange *changes, int nchanges,
+								 TimestampTz entered_at);
 
 #endif							/* AUD_MEMBERS_H */

@@ -46,7 +46,6 @@ aud_batch_add_change(AudBatch *batch, int segment, bool added,
 static void
 add_log_row(AudBatch *batch, const AudUser *user, const char *reason)
 {
-	StringInfoData entries;
 	AudLogRow  *row;
 
 	if (batch->nlog == batch->max_log)
@@ -61,7 +60,7 @@ add_log_row(AudBatch *batch, const AudUser *user, const char *reason)
 	row->at = user->now;
 	row->reason = reason;
 	row->nentries = 0;
-	aud_transition_begin(&entries);
+	aud_transition_begin(&batch->entries);
 	for (int i = 0; i < batch->nchanges; i++)
 	{
 		AudChange  *change = &batch->changes[i];
@@ -69,12 +68,12 @@ add_log_row(AudBatch *batch, const AudUser *user, const char *reason)
 
 		if (!change->log || strcmp(change->reason, reason) != 0)
 			continue;
-		aud_transition_append(&entries, segment->number, change->added,
+		aud_transition_append(&batch->entries, segment->number, change->added,
 							  segment->version, change->score);
 		row->nentries++;
 		change->log = false;
 	}
-	row->entries = aud_transition_finish(&entries);
+	row->entries = aud_transition_finish(&batch->entries);
 }
 
 /*
@@ -105,18 +104,18 @@ aud_batch_settle(AudBatch *batch, AudUser *user)
 				aud_members_find(user->members, number, NULL) == change->added)
 				continue;
 			stored[nstored].number = number;
-			stored[nstored].enter = change->added;
-			stored[nstored++].entered_at = user->now;
+			stored[nstored++].enter = change->added;
 		}
 		batch->changes[kept++] = *change;
 	}
 	batch->nchanges = kept;
 	if (nstored > 0)
 	{
-		user->new_members = aud_members_change(user->members, stored, nstored);
+		user->new_members = aud_members_change(user->members, stored, nstored, user->now);
 		user->members_changed = true;
 		user->write = true;
 	}
+	pfree(stored);
 	for (int i = 0; i < batch->nchanges; i++)
 		if (batch->changes[i].log)
 			add_log_row(batch, user, batch->changes[i].reason);

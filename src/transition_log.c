@@ -32,11 +32,14 @@ PG_FUNCTION_INFO_V1(aud_transition_entry);
 #define SCORE_ONE		1
 #define SCORE_FOLLOWS	2
 
-/* Begins a value in buf, which is allocated in the current context. */
+/* Begins a value in buf, whose memory, if it has any, is used again. */
 void
 aud_transition_begin(StringInfo buf)
 {
-	initStringInfo(buf);
+	if (buf->data == NULL)
+		initStringInfo(buf);
+	else
+		resetStringInfo(buf);
 	appendStringInfoSpaces(buf, VARHDRSZ);
 }
 
@@ -52,12 +55,15 @@ aud_transition_append(StringInfo buf, int32 number, bool added, int32 version, f
 		appendBinaryStringInfo(buf, (char *) &score, sizeof(score));
 }
 
-/* The value; it is buf's memory. */
+/* The value, palloc'ed. */
 bytea *
 aud_transition_finish(StringInfo buf)
 {
-	SET_VARSIZE(buf->data, buf->len);
-	return (bytea *) buf->data;
+	bytea	   *result = palloc(buf->len);
+
+	memcpy(result, buf->data, buf->len);
+	SET_VARSIZE(result, buf->len);
+	return result;
 }
 
 /* transition_entries(entries) → setof (ordinal, segment_number, added, version, score) */
@@ -100,7 +106,7 @@ aud_transition_entries(PG_FUNCTION_ARGS)
 Datum
 aud_transition_entry(PG_FUNCTION_ARGS)
 {
-	StringInfoData buf;
+	StringInfoData buf = {0};
 
 	aud_transition_begin(&buf);
 	aud_transition_append(&buf, PG_GETARG_INT32(0), PG_GETARG_BOOL(1), PG_GETARG_INT32(2), -1);

@@ -141,17 +141,20 @@ SELECT * FROM audience.verify();
 -- verify notices what was bent by force
 --
 -- a profile's memberships with one more, packed by hand in the machine's byte
--- order: numbers, ascending, then times in microseconds from 2000 on
+-- order: twice the count and 1, times in microseconds from 2000 on, numbers,
+-- ascending, and which time is whose
 CREATE FUNCTION pg_temp.native(big_endian bytea) RETURNS bytea LANGUAGE sql AS $$
-	SELECT CASE WHEN audience.member_since('\x010000000000000000000000', 1) IS NULL THEN big_endian
+	SELECT CASE WHEN audience.member_since('\x0300000000000000000000000100000000', 1) IS NULL THEN big_endian
 		ELSE (SELECT string_agg(substring(big_endian FROM i FOR 1), '' ORDER BY i DESC)
 			FROM generate_series(1, length(big_endian)) i) END
 $$;
 CREATE FUNCTION pg_temp.members_with(members bytea, segment_id text) RETURNS bytea LANGUAGE sql AS $$
-	SELECT string_agg(pg_temp.native(int4send(number)), '' ORDER BY number) ||
-		string_agg(pg_temp.native(int8send((extract(epoch FROM at - '2000-01-01Z') * 1000000)::bigint)), '' ORDER BY number)
-	FROM (SELECT * FROM audience.members_list(members) UNION ALL
-		SELECT s.number, now() FROM audience.segments s WHERE s.id = segment_id) m (number, at)
+	SELECT pg_temp.native(int4send(count(*)::int * 2 + 1)) ||
+		string_agg(pg_temp.native(int8send((extract(epoch FROM at - '2000-01-01Z') * 1000000)::bigint)), '' ORDER BY number) ||
+		string_agg(pg_temp.native(int4send(number)), '' ORDER BY number) ||
+		string_agg(substring(int4send(slot::int) FROM 4), '' ORDER BY number)
+	FROM (SELECT number, at, row_number() OVER (ORDER BY number) - 1 AS slot FROM (SELECT * FROM audience.members_list(members) UNION ALL
+		SELECT s.number, now() FROM audience.segments s WHERE s.id = segment_id) l (number, at)) m
 $$;
 BEGIN;
 UPDATE audience.profiles SET members = audience.members_remove(members, (SELECT number FROM audience.segments WHERE id = 'by_id')) WHERE user_id = 'ann';

@@ -46,6 +46,53 @@ SELECT count(*) FROM audience.members_list(NULL);
 SELECT audience.member_since(NULL, 1) IS NULL, audience.members_remove(NULL, 1) IS NULL, audience.member_since('', 1) IS NULL, audience.members_remove('', 1) IS NULL;
 
 --
+-- memberships packed by hand, in the machine's byte order: a head (twice the
+-- number of instants, + 1 if numbers are wide), instants, numbers, positions
+--
+CREATE FUNCTION pg_temp.native(big_endian bytea) RETURNS bytea LANGUAGE sql AS $$
+	SELECT CASE WHEN audience.member_since('\x0300000000000000000000000100000000', 1) IS NULL THEN big_endian
+		ELSE (SELECT string_agg(substring(big_endian FROM i FOR 1), '' ORDER BY i DESC)
+			FROM generate_series(1, length(big_endian)) i) END
+$$;
+CREATE FUNCTION pg_temp.packed(head bigint, seconds int[], numbers int[], slots int[]) RETURNS bytea LANGUAGE sql AS $$
+	SELECT pg_temp.native(substring(int8send(head) FROM 5)) ||
+		coalesce((SELECT string_agg(pg_temp.native(int8send(1000000::bigint * s)), '' ORDER BY i) FROM unnest(seconds) WITH ORDINALITY a (s, i)), '') ||
+		coalesce((SELECT string_agg(pg_temp.native(substring(int4send(n) FROM CASE WHEN head % 2 = 1 THEN 1 ELSE 3 END)), '' ORDER BY i) FROM unnest(numbers) WITH ORDINALITY a (n, i)), '') ||
+		coalesce((SELECT string_agg(pg_temp.native(substring(int4send(s) FROM CASE WHEN head / 2 <= 256 THEN 4 WHEN head / 2 <= 65536 THEN 3 ELSE 1 END)), '' ORDER BY i) FROM unnest(slots) WITH ORDINALITY a (s, i)), '')
+$$;
+SELECT name, audience.members_valid(v) AS valid,
+	(SELECT string_agg(m.segment_number || ' ' || extract(epoch FROM m.entered_at - '2000-01-01Z')::int, ', ') FROM audience.members_list(v) m) AS list,
+	audience.member_since(v, 2) IS NOT NULL AS has_2,
+	(SELECT string_agg(m.segment_number || ' ' || extract(epoch FROM m.entered_at - '2000-01-01Z')::int, ', ') FROM audience.members_list(audience.members_remove(v, 1)) m) AS without_1,
+	audience.members_valid(audience.members_remove(v, 1)) AS then_valid
+FROM (VALUES
+	(1, 'one', pg_temp.packed(2, '{10}', '{2}', '{0}')),
+	(2, 'two of one instant', pg_temp.packed(2, '{10}', '{1,2}', '{0,0}')),
+	(3, 'instants in any order', pg_temp.packed(6, '{30,10,20}', '{1,2,3}', '{1,2,0}')),
+	(4, 'the highest narrow number', pg_temp.packed(2, '{10}', '{1,65535}', '{0,0}')),
+	(5, 'wide numbers', pg_temp.packed(5, '{10,20}', '{1,2,65536,2147483647}', '{1,0,0,0}')),
+	(6, 'wide without need', pg_temp.packed(3, '{10}', '{1,2}', '{0,0}')),
+	(7, 'an instant of nobody', pg_temp.packed(4, '{10,20}', '{1,2}', '{1,1}')),
+	(8, 'more instants than segments', pg_temp.packed(4, '{10,20}', '{2}', '{0}')),
+	(9, 'a position beyond the instants', pg_temp.packed(2, '{10}', '{1,2}', '{0,1}')),
+	(10, 'numbers that fall', pg_temp.packed(2, '{10}', '{2,1}', '{0,0}')),
+	(11, 'a number twice', pg_temp.packed(2, '{10}', '{2,2}', '{0,0}')),
+	(12, 'no instants', pg_temp.packed(0, '{}', '{2}', '{0}')),
+	(13, 'instants beyond the end', pg_temp.packed(200, '{10}', '{2}', '{0}')),
+	(14, 'as many as can be', pg_temp.packed(4294967295, '{10}', '{2}', '{0}')),
+	(15, 'no segments', pg_temp.packed(2, '{10}', '{}', '{}')),
+	(16, 'something behind', pg_temp.packed(2, '{10}', '{2}', '{0}') || '\x00'),
+	(17, 'cut short', substring(pg_temp.packed(2, '{10}', '{1,2}', '{0,0}') FROM 1 FOR 16)),
+	(18, 'a piece of the head', '\x0200'),
+	(19, 'empty', '')) p (n, name, v) ORDER BY n;
+-- positions take one byte, two or four, by how many instants there are
+SELECT k, length(v), audience.members_valid(v) AS valid, audience.member_since(v, 1) AS first, audience.member_since(v, k) AS last,
+	length(w), audience.members_valid(w) AS then_valid, audience.member_since(w, 1) AS then_first, audience.member_since(w, k) AS then_last,
+	(SELECT bool_and(audience.member_since(v, m.segment_number) = m.entered_at) FROM audience.members_list(w) m WHERE m.segment_number % 100 = 0) AS same
+FROM (SELECT k, v, audience.members_remove(v, 1) AS w FROM (SELECT k, pg_temp.packed(2 * k + 1, numbers, numbers, slots) AS v
+	FROM (SELECT k, array_agg(i) AS numbers, array_agg(i - 1) AS slots FROM (VALUES (257), (65537)) c (k), generate_series(1, k) i GROUP BY k) a) b) c ORDER BY k;
+
+--
 -- one transition packed by hand, its limits
 --
 SELECT p.n, p.v, a.added, e.* FROM (VALUES (1, 1), (63, 31), (64, 32), (2147483647, 2147483647)) p (n, v), (VALUES (true), (false)) a (added),

@@ -74,18 +74,22 @@ sub history
 # A small database of which everything is known
 #
 # memberships with one more or another, packed by hand in the machine's byte
-# order: numbers, ascending, then times in microseconds from 2000 on
+# order: twice the count and 1, times in microseconds from 2000 on, numbers,
+# ascending, and which time is whose
 $node->safe_psql('postgres', <<'SQL');
 CREATE FUNCTION native(big_endian bytea) RETURNS bytea LANGUAGE sql AS $$
-	SELECT CASE WHEN audience.member_since('\x010000000000000000000000', 1) IS NULL THEN big_endian
+	SELECT CASE WHEN audience.member_since('\x0300000000000000000000000100000000', 1) IS NULL THEN big_endian
 		ELSE (SELECT string_agg(substring(big_endian FROM i FOR 1), '' ORDER BY i DESC)
 			FROM generate_series(1, length(big_endian)) i) END
 $$;
 CREATE FUNCTION members_with(members bytea, number int, at timestamptz) RETURNS bytea LANGUAGE sql AS $$
-	SELECT string_agg(native(int4send(m.number)), '' ORDER BY m.number) ||
-		string_agg(native(int8send((extract(epoch FROM m.at - '2000-01-01Z') * 1000000)::bigint)), '' ORDER BY m.number)
-	FROM (SELECT l.* FROM audience.members_list(members) l WHERE l.segment_number <> members_with.number
-		UNION ALL SELECT members_with.number, members_with.at) m (number, at)
+	SELECT native(int4send(count(*)::int * 2 + 1)) ||
+		string_agg(native(int8send((extract(epoch FROM m.at - '2000-01-01Z') * 1000000)::bigint)), '' ORDER BY m.number) ||
+		string_agg(native(int4send(m.number)), '' ORDER BY m.number) ||
+		string_agg(substring(int4send(m.slot::int) FROM 4), '' ORDER BY m.number)
+	FROM (SELECT a.*, row_number() OVER (ORDER BY a.number) - 1 AS slot FROM (
+		SELECT l.* FROM audience.members_list(members) l WHERE l.segment_number <> members_with.number
+		UNION ALL SELECT members_with.number, members_with.at) a (number, at)) m
 $$;
 SQL
 verify_empty($node, 'nothing there');
