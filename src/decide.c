@@ -124,6 +124,65 @@ compare_text(AudDecider *decider, const AudRoute *route, const JsonbValue *value
 		compare_leaf(decider, route->texts[low].leaf);
 }
 
+/*
+ * How long ago a time was; negative if it is still to come, or none that
+ * prints as a timestamp.
+ */
+static int64
+age(TimestampTz time, TimestampTz now)
+{
+	return time >= AUD_FIRST_INSTANT && time < AUD_END_OF_INSTANTS ? now - time : -1;
+}
+
+/*
+ * Looks at the within_last and before_last leaves that a time may have turned
+ * over, which was so long ago before and is so long ago now: those whose
+ * duration it has passed.  With a negative age that is not all there is to it
+ * (max_future_skew), so all are looked at.
+ */
+static void
+compare_ages(AudDecider *decider, const AudRoute *route, int64 before, int64 now)
+{
+	int64		from = Min(before, now);
+	int64		to = Max(before, now);
+	int			low = 0,
+				high = from < 0 ? 0 : route->nages;
+
+	/* the first duration above "from" */
+	while (low < high)
+	{
+		int			middle = (low + high) / 2;
+
+		if (route->ages[middle].duration <= from)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	for (; low < route->nages && (from < 0 || route->ages[low].duration <= to); low++)
+		compare_leaf(decider, route->ages[low].leaf);
+}
+
+/* The leaves that the passing of time may have turned over, of untouched aggregates. */
+static void
+compare_aged(AudDecider *decider)
+{
+	const AudDefinitions *defs = decider->defs;
+	AudUser    *user = decider->user;
+
+	for (int i = 0; i < defs->naged; i++)
+	{
+		int			aggregate = defs->aged[i];
+		AudAggregateValue value;
+
+		if (user->states[aggregate].touched)
+			continue;
+		aud_aggregate_value(&defs->aggregates[aggregate], &user->states[aggregate], &value);
+		if (value.kind == AUD_AGGVALUE_TIME)
+			compare_ages(decider, &defs->routes[aggregate],
+						 age(value.time, user->as_of), age(value.time, user->now));
+	}
+}
+
 /* Is a value one that the routes cannot place: an array or an object? */
 static bool
 is_container(const AudAggregateValue *value)
@@ -202,6 +261,9 @@ compare_aggregate(AudDecider *decider, const AudTouched *touched)
 		compare_text(decider, route, &before->json);
 		compare_text(decider, route, &after.json);
 	}
+	else if (before->kind == AUD_AGGVALUE_TIME && after.kind == AUD_AGGVALUE_TIME)
+		compare_ages(decider, route, age(before->time, decider->user->as_of),
+					 age(after.time, decider->user->now));
 	else
 	{
 		for (int i = 0; i < route->nleaves; i++)
@@ -222,8 +284,11 @@ find_turned(AudDecider *decider)
 	for (int i = 0; i < user->ntouched; i++)
 		compare_aggregate(decider, &user->touched[i]);
 	if (user->now != user->as_of)
+	{
+		compare_aged(decider);
 		for (int i = 0; i < defs->nrelative; i++)
 			compare_leaf(decider, defs->relative[i]);
+	}
 	if (user->old_attributes != NULL)
 		for (int i = 0; i < defs->nleaves; i++)
 			if (defs->leaves[i].source == AUD_LEAF_ATTRIBUTE)

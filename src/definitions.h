@@ -92,6 +92,13 @@ typedef struct AudTextKey
 	int			leaf;
 } AudTextKey;
 
+/* one duration of a within_last or before_last leaf, ordered by duration */
+typedef struct AudAge
+{
+	int64		duration;		/* us */
+	int			leaf;
+} AudAge;
+
 /* which leaves a change of an aggregate's value may turn over */
 typedef struct AudRoute
 {
@@ -99,6 +106,8 @@ typedef struct AudRoute
 	AudThreshold *thresholds;
 	int			ntexts;
 	AudTextKey *texts;
+	int			nages;			/* of an aggregate that is a time: by how long ago it is */
+	AudAge	   *ages;
 	int			nothers;		/* to be looked at after any change */
 	int		   *others;
 	int			nleaves;		/* all of them */
@@ -140,8 +149,10 @@ typedef struct AudDefinitions
 	int			nleaves;
 	int			max_leaves;
 	AudLeaf    *leaves;
-	int			nrelative;		/* leaves whose truth moves with time */
-	int		   *relative;
+	int			nrelative;		/* leaves whose truth moves with time, */
+	int		   *relative;		/* but those in their routes' ages */
+	int			naged;			/* aggregates that have such */
+	int		   *aged;
 
 	int			nsegments;		/* in topological order: rank is the index */
 	AudSegment *segments;

@@ -382,6 +382,16 @@ compare_text_keys(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
+/* Orders ages by duration. */
+static int
+compare_durations(const void *a, const void *b)
+{
+	int64		x = ((const AudAge *) a)->duration;
+	int64		y = ((const AudAge *) b)->duration;
+
+	return (x > y) - (x < y);
+}
+
 /* The double nearest to a constant. */
 static double
 constant_double(const AudValue *value)
@@ -398,6 +408,7 @@ typedef struct RouteBuilder
 	AudRoute   *route;
 	int			max_thresholds;
 	int			max_texts;
+	int			max_ages;
 } RouteBuilder;
 
 /* Adds a constant of a leaf to its route. */
@@ -466,6 +477,22 @@ turns_at_constants(const AudLeaf *leaf, const AudValue **value)
 		((*value)->type == AUD_VALUE_TEXT && node->op == AUD_OP_EQ);
 }
 
+/*
+ * Can the leaf's truth change only where the time that its aggregate is
+ * becomes older, or newer, than the leaf's duration?
+ */
+static bool
+turns_at_age(const AudDefinitions *defs, const AudLeaf *leaf)
+{
+	AudAggregate kind;
+
+	if (leaf->source != AUD_LEAF_AGGREGATE || !leaf->is_instant)
+		return false;
+	kind = defs->aggregates[leaf->index].kind;
+	return (kind == AUD_AGG_FIRST_TIME || kind == AUD_AGG_LAST_TIME) &&
+		(leaf->node->op == AUD_OP_WITHIN_LAST || leaf->node->op == AUD_OP_BEFORE_LAST);
+}
+
 /* Adds a leaf to the route of its aggregate. */
 static void
 add_to_route(RouteBuilder *builder, const AudDefinitions *defs, int index)
@@ -475,7 +502,14 @@ add_to_route(RouteBuilder *builder, const AudDefinitions *defs, int index)
 	const AudValue *value;
 
 	route->leaves[route->nleaves++] = index;
-	if (!turns_at_constants(leaf, &value))
+	if (turns_at_age(defs, leaf))
+	{
+		GROW(route->ages, route->nages, builder->max_ages);
+		route->ages[route->nages].duration =
+			AUD_VALUE_INT64(AUD_NODE_VALUE(leaf->rule, leaf->node));
+		route->ages[route->nages++].leaf = index;
+	}
+	else if (!turns_at_constants(leaf, &value))
 		route->others[route->nothers++] = index;
 	else if (value->type == AUD_VALUE_LIST)
 		for (uint32 i = 0; i < value->len; i++)
@@ -497,6 +531,8 @@ aud_definitions_route(AudDefinitions *defs)
 	defs->routes = palloc0(Max(defs->naggregates, 1) * sizeof(AudRoute));
 	defs->relative = palloc(Max(defs->nleaves, 1) * sizeof(int));
 	defs->nrelative = 0;
+	defs->aged = palloc(Max(defs->naggregates, 1) * sizeof(int));
+	defs->naged = 0;
 	for (int i = 0; i < defs->nleaves; i++)
 		if (defs->leaves[i].source == AUD_LEAF_AGGREGATE)
 			counts[defs->leaves[i].index]++;
@@ -513,7 +549,7 @@ aud_definitions_route(AudDefinitions *defs)
 	{
 		AudLeaf    *leaf = &defs->leaves[i];
 
-		if (leaf->relative)
+		if (leaf->relative && !turns_at_age(defs, leaf))
 			defs->relative[defs->nrelative++] = i;
 		if (leaf->source == AUD_LEAF_AGGREGATE)
 			add_to_route(&builders[leaf->index], defs, i);
@@ -537,5 +573,9 @@ aud_definitions_route(AudDefinitions *defs)
 			qsort(route->thresholds, route->nthresholds, sizeof(AudThreshold), compare_thresholds);
 		if (route->ntexts > 1)
 			qsort(route->texts, route->ntexts, sizeof(AudTextKey), compare_text_keys);
+		if (route->nages > 1)
+			qsort(route->ages, route->nages, sizeof(AudAge), compare_durations);
+		if (route->nages > 0)
+			defs->aged[defs->naged++] = i;
 	}
 }

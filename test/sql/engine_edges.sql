@@ -46,6 +46,55 @@ INSERT INTO audience.events (user_id, event_type, event_id, properties) VALUES (
 SELECT segment_id FROM audience.user_segments('d');
 SELECT * FROM audience.verify();
 
+-- leaves over times turn over at the microsecond, as time passes and as the
+-- time itself moves, also one still to come
+SELECT audience.trait_create('lastBuy', 'last_time', 'buy');
+SELECT audience.trait_create('firstBuy', 'first_time', 'buy');
+SELECT audience.segment_create(id, rule::audience.rule) FROM (VALUES
+	('last1', '{"field":"lastBuy","operator":"within_last","value":"1 day"}'),
+	('last2', '{"field":"lastBuy","operator":"within_last","value":"2 days"}'),
+	('ago1', '{"field":"lastBuy","operator":"before_last","value":"1 day"}'),
+	('ago2', '{"field":"lastBuy","operator":"before_last","value":"2 days"}'),
+	('not1', '{"not":{"field":"lastBuy","operator":"within_last","value":"1 day"}}'),
+	('first1', '{"field":"firstBuy","operator":"within_last","value":"1 day"}'),
+	('window1', '{"event":"buy","aggregate":"last_time","window":{"last":"36 hours"},"operator":"within_last","value":"1 day"}'),
+	('next1', '{"field":"lastBuy","operator":"within_next","value":"1 hour"}'),
+	('next2', '{"field":"lastBuy","operator":"after_next","value":"30 minutes"}'),
+	('since', '{"field":"lastBuy","operator":"after","value":"2026-05-03"}')) s (id, rule);
+SET audience.max_future_skew = '2h';
+CREATE FUNCTION pg_temp.step(at text, type text, occurred text DEFAULT NULL) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM set_config('audience.now', at, false);
+	INSERT INTO audience.events (user_id, event_type, event_id, occurred_at)
+	VALUES ('t', type, at || type, coalesce(occurred, at)::timestamptz);
+	RETURN (SELECT string_agg(segment_id, ' ' ORDER BY segment_id) FROM audience.user_segments('t'));
+END $$;
+SELECT pg_temp.step('2026-04-30T00:00:00Z', 'x');
+SELECT pg_temp.step('2026-05-01T00:00:00Z', 'buy');
+SELECT pg_temp.step('2026-05-01T23:59:59.999999Z', 'x');
+SELECT pg_temp.step('2026-05-02T00:00:00Z', 'x');
+SELECT pg_temp.step('2026-05-02T00:00:00.000001Z', 'x');
+SELECT pg_temp.step('2026-05-02T23:59:59.999999Z', 'x');
+SELECT pg_temp.step('2026-05-03T00:00:00Z', 'x');
+SELECT pg_temp.step('2026-05-03T00:00:00.000001Z', 'buy');
+SELECT pg_temp.step('2026-05-03T12:00:00Z', 'buy', '2026-04-30T12:00Z');
+SELECT pg_temp.step('2026-05-05T12:00:00Z', 'buy', '2026-05-04T12:00Z');
+SELECT pg_temp.step('2026-05-05T12:00:00.000001Z', 'buy', '2026-05-04T12:00:00.000002Z');
+SELECT pg_temp.step('2026-05-05T12:00:00.000002Z', 'x');
+SELECT pg_temp.step('2026-05-06T00:00:00Z', 'buy', '2026-05-06T01:00Z');
+SELECT pg_temp.step('2026-05-06T00:29:59.999999Z', 'x');
+SELECT pg_temp.step('2026-05-06T00:30:00Z', 'x');
+SELECT pg_temp.step('2026-05-06T00:59:59.999999Z', 'x');
+SELECT pg_temp.step('2026-05-06T01:00:00Z', 'x');
+SELECT pg_temp.step('2026-05-07T00:59:59.999999Z', 'x');
+SELECT pg_temp.step('2026-05-07T01:00:00Z', 'x');
+SELECT pg_temp.step('2027-05-07T01:00:00Z', 'x');
+SELECT segment_id, count(*) FILTER (WHERE action = 'added') AS added, count(*) FILTER (WHERE action = 'removed') AS removed, max(occurred_at) AS last
+FROM audience.transitions WHERE user_id = 't' GROUP BY 1 ORDER BY 1;
+SELECT * FROM audience.verify();
+RESET audience.max_future_skew;
+SET audience.now = '2026-04-11T09:10:00Z';
+
 -- before Christ there are no events
 SELECT pg_temp.try($$INSERT INTO audience.events (user_id, event_type, event_id, occurred_at) VALUES ('bc', 'x', '1', '4000-01-01 BC')$$);
 
