@@ -227,7 +227,7 @@ finish_reading(const AudAggregateDef *def, AudAggregateState *state,
 }
 
 /* events that are looked at to fill queues, at most */
-#define QUEUE_LOOK_AHEAD	40
+#define QUEUE_LOOK_AHEAD	100
 
 /*
  * Takes the events between a window's edge at as_of and its edge now out of

@@ -74,7 +74,7 @@ typedef struct AudDistinct
  * so many can leave before the events must be read.  It holds all that count
  * up to its last; when there are as many as the count, simply all.
  */
-#define AUD_QUEUE_MAX	6
+#define AUD_QUEUE_MAX	16
 
 typedef struct AudQueued
 {

@@ -27,7 +27,7 @@ SELECT audience.segment_create('many', 'count(a, LAST ''10 days'') >= 100');
 SELECT audience.segment_create('some', 'count_distinct(b.p, LAST ''10 days'') >= 1');
 SET audience.now = '2026-04-10T00:00:00Z';
 INSERT INTO audience.events (user_id, event_type, occurred_at, event_id)
-SELECT 'w', 'a', timestamptz '2026-04-01 00:00Z' + i * interval '1 hour', 'a' || i FROM generate_series(1, 40) i;
+SELECT 'w', 'a', timestamptz '2026-04-01 00:00Z' + i * interval '20 minutes', 'a' || i FROM generate_series(1, 120) i;
 INSERT INTO audience.events (user_id, event_type, occurred_at, event_id, properties) VALUES
 	('w', 'b', '2026-04-01 00:30Z', 'b0', '{"p": 0}'),
 	('w', 'b', '2026-04-01 07:30Z', 'b1', '{"p": 1}'),
