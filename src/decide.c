@@ -134,6 +134,25 @@ age(TimestampTz time, TimestampTz now)
 	return time >= AUD_FIRST_INSTANT && time < AUD_END_OF_INSTANTS ? now - time : -1;
 }
 
+/* The first of a route's ages whose duration is above this. */
+int
+aud_route_first_age(const AudRoute *route, int64 age)
+{
+	int			low = 0,
+				high = route->nages;
+
+	while (low < high)
+	{
+		int			middle = (low + high) / 2;
+
+		if (route->ages[middle].duration <= age)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
 /*
  * Looks at the within_last and before_last leaves that a time may have turned
  * over, which was so long ago before and is so long ago now: those whose
@@ -145,21 +164,10 @@ compare_ages(AudDecider *decider, const AudRoute *route, int64 before, int64 now
 {
 	int64		from = Min(before, now);
 	int64		to = Max(before, now);
-	int			low = 0,
-				high = from < 0 ? 0 : route->nages;
 
-	/* the first duration above "from" */
-	while (low < high)
-	{
-		int			middle = (low + high) / 2;
-
-		if (route->ages[middle].duration <= from)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	for (; low < route->nages && (from < 0 || route->ages[low].duration <= to); low++)
-		compare_leaf(decider, route->ages[low].leaf);
+	for (int i = from < 0 ? 0 : aud_route_first_age(route, from);
+		 i < route->nages && (from < 0 || route->ages[i].duration <= to); i++)
+		compare_leaf(decider, route->ages[i].leaf);
 }
 
 /* The leaves that the passing of time may have turned over, of untouched aggregates. */

@@ -37,6 +37,7 @@ extern bool aud_decider_evaluate_leaf(AudDecider *decider, const AudLeaf *leaf, 
 extern const JsonbValue *aud_decider_leaf_value(AudDecider *decider, const AudLeaf *leaf,
 												JsonbValue *start, JsonbValue *room);
 extern bool aud_decider_belongs(AudDecider *decider, int index);
+extern int	aud_route_first_age(const AudRoute *route, int64 age);
 extern bool aud_route_may_turn(const AudRoute *route, const AudAggregateValue *before,
 							   const AudAggregateValue *after);
 extern bool aud_decider_run(AudDecider *decider, const AudInstruction *at, bool before);

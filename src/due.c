@@ -5,7 +5,8 @@
  *
  * A rule can turn over without an event in these ways:
  *
- *	  a leaf with a relative time operator	its timestamp passes now - d, now + d
+ *	  a leaf with a relative time operator	its timestamp passes now - d, now + d,
+ *											or now + max_future_skew
  *	  a sliding window						its next event leaves
  *	  a sequence							an absent step's time is over, or its
  *											window's edge passes an event
@@ -130,6 +131,29 @@ consider(const AudUser *user, TimestampTz instant, TimestampTz *due)
 }
 
 /*
+ * When a within_last or before_last leaf over a time may next turn over: as
+ * the time passes the next duration, or, still to come, max_future_skew.
+ */
+static void
+consider_ages(AudDecider *decider, int aggregate, TimestampTz *due)
+{
+	const AudRoute *route = &decider->defs->routes[aggregate];
+	const AudUser *user = decider->user;
+	AudAggregateValue value;
+	int			next;
+
+	aud_aggregate_value(&decider->defs->aggregates[aggregate],
+						&user->states[aggregate], &value);
+	if (value.kind != AUD_AGGVALUE_TIME)
+		return;
+	next = aud_route_first_age(route, user->now - value.time);
+	if (next < route->nages)
+		consider(user, leaves_at(value.time, route->ages[next].duration), due);
+	if (value.time > user->now)
+		consider(user, value.time - decider->now.max_future_skew, due);
+}
+
+/*
  * The earliest instant after the user's now at which time alone may change a
  * membership of the user that the decider has decided; PG_INT64_MAX: none.
  * Allocates in the current context.
@@ -144,6 +168,8 @@ aud_decider_next_change(AudDecider *decider)
 	for (int i = 0; i < defs->nrelative; i++)
 		if (defs->leaves[defs->relative[i]].nsegments > 0)
 			leaf_due(decider, &defs->leaves[defs->relative[i]], &due);
+	for (int i = 0; i < defs->naged; i++)
+		consider_ages(decider, defs->aged[i], &due);
 	for (int w = 0; w < defs->nwindows; w++)
 		for (int i = 0; i < defs->windows[w].naggregates; i++)
 		{
