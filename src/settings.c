@@ -19,6 +19,7 @@
 #include "eval.h"
 #include "settings.h"
 #include "stats.h"
+#include "workers.h"
 
 PG_MODULE_MAGIC;
 
@@ -96,7 +97,7 @@ aud_clock_init(AudClock *clock)
 	clock->max_future_skew = aud_max_future_skew();
 }
 
-/* Module load: defines the settings; counting begins where it can. */
+/* Module load: defines the settings; counting and workers begin where they can. */
 void
 _PG_init(void)
 {
@@ -125,6 +126,7 @@ _PG_init(void)
 							 "Refuses nested statements on per-user tables that do not name their users (for developers).",
 							 NULL, &aud_strict, false,
 							 PGC_SUSET, GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
+	aud_workers_init();
 	MarkGUCPrefixReserved("audience");
 	aud_stats_init();
 }

@@ -1,0 +1,150 @@
+/*-------------------------------------------------------------------------
+ *
+ * scheduler.c
+ *	  The scheduler of a database: what must happen without anybody asking.
+ *
+ * Its jobs, most urgent first, stand in a table at the end; each does a small
+ * part of its work in a step, and timers come before each of them.
+ *
+ * Timers: audience.run_due looks at users whose timer is due, some at a time.
+ * When nothing is due any more the job sleeps until the first timer that is
+ * left.  Sessions that commit an earlier one give word (aud_workers_note_due);
+ * what came into the table by other ways is found within
+ * audience.worker_naptime.  Where audience.now is set for the database (or the
+ * server), time is somebody else's: nothing happens by itself.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/timestamp.h"
+
+#include "worker_frame.h"
+
+/* users of one transaction */
+#define TIMERS_BATCH		1000
+/* until another look at users whom some other transaction has locked */
+#define LOCKED_MS			200
+
+extern PGDLLEXPORT void aud_scheduler_main(Datum main_arg);
+
+/* Plans a query once and keeps the plan.  Connected to SPI. */
+static SPIPlanPtr
+prepare_once(SPIPlanPtr *plan, const char *query)
+{
+	if (*plan == NULL)
+	{
+		SPIPlanPtr	made = SPI_prepare(query, 0, NULL);
+
+		if (made == NULL)
+			elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
+		if (SPI_keepplan(made) != 0)
+			elog(ERROR, "SPI_keepplan failed");
+		*plan = made;
+	}
+	return *plan;
+}
+
+/*
+ * The only value of a query that gives one; sees what the step has changed so
+ * far.  By reference in memory of the SPI connection.
+ */
+static Datum
+query_value(SPIPlanPtr plan, bool *isnull)
+{
+	int			result = SPI_execute_plan(plan, NULL, NULL, false, 0);
+
+	if (result != SPI_OK_SELECT || SPI_processed != 1)
+		elog(ERROR, "unexpected result of a query: %s", SPI_result_code_string(result));
+	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, isnull);
+}
+
+/* Is audience.now set for this database? */
+static bool
+time_is_set(void)
+{
+	const char *now = GetConfigOption("audience.now", true, false);
+
+	return now != NULL && *now != '\0';
+}
+
+/* Puts into the statistics what a step with timers came to. */
+static void
+report_timers(int64 done, TimestampTz next_due_at)
+{
+	LWLockAcquire(aud_workers->lock, LW_EXCLUSIVE);
+	aud_frame_slot->done += done;
+	aud_frame_slot->last_run_at = GetCurrentTransactionStartTimestamp();
+	aud_frame_slot->next_due_at = next_due_at;
+	LWLockRelease(aud_workers->lock);
+}
+
+/* A step of timers: one batch of users, and when the next is due. */
+static void
+run_timers(AudStep *step)
+{
+	static SPIPlanPtr run_plan = NULL;
+	static SPIPlanPtr next_plan = NULL;
+	TimestampTz next = DT_NOEND;
+	int64		done;
+	bool		isnull;
+
+	if (time_is_set())
+	{
+		LWLockAcquire(aud_workers->lock, LW_EXCLUSIVE);
+		aud_frame_slot->next_due_at = DT_NOEND;
+		LWLockRelease(aud_workers->lock);
+		step->paused = true;
+		return;
+	}
+	done = DatumGetInt64(query_value(prepare_once(&run_plan,
+												  "SELECT audience.run_due(" CppAsString2(TIMERS_BATCH) ")"),
+									 &isnull));
+	if (isnull)
+		done = 0;
+	step->more = done >= TIMERS_BATCH;
+	if (!step->more)
+	{
+		Datum		value = query_value(prepare_once(&next_plan,
+													 "SELECT pg_catalog.min(due_at) FROM audience.timers"),
+										&isnull);
+
+		if (!isnull)
+			next = DatumGetTimestampTz(value);
+		step->again = next;
+		if (next <= GetCurrentTransactionStartTimestamp())
+		{
+			/* due, and left alone: locked by others, unless it is new */
+			step->more = done > 0;
+			step->again = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LOCKED_MS);
+		}
+	}
+	else
+		next = aud_frame_slot->next_due_at;
+	report_timers(done, next);
+}
+
+/* The jobs, in the order of AudSchedulerJob. */
+static AudJob jobs[] = {
+	[AUD_JOB_TIMERS] = {.name = "SELECT audience.run_due(" CppAsString2(TIMERS_BATCH) ")",
+	.sql = true, .step = run_timers},
+};
+
+StaticAssertDecl(lengthof(jobs) <= AUD_WORKER_JOBS, "too many jobs");
+
+/* A scheduler's process; main_arg is its slot. */
+void
+aud_scheduler_main(Datum main_arg)
+{
+	aud_frame_begin(AUD_WORKER_SCHEDULER, main_arg);
+	aud_frame_run(jobs, lengthof(jobs));
+	proc_exit(0);
+}

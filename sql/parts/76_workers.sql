@@ -1,0 +1,29 @@
+-- Background workers, as SQL sees them.
+
+CREATE FUNCTION audience.scheduler_statistics(OUT pid integer, OUT state text, OUT started_at timestamptz,
+	OUT next_due_at timestamptz, OUT done bigint, OUT last_run_at timestamptz,
+	OUT errors bigint, OUT last_error text, OUT last_error_at timestamptz)
+AS 'MODULE_PATHNAME', 'aud_scheduler_statistics'
+LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION audience.scheduler_statistics() IS 'what view stat_scheduler has from the scheduler itself';
+
+CREATE VIEW audience.stat_scheduler AS
+SELECT s.pid, s.state, s.started_at, s.next_due_at, t.due, audience.now() - t.oldest AS lag,
+	s.done, s.last_run_at, s.errors, s.last_error, s.last_error_at
+FROM audience.scheduler_statistics() s,
+	(SELECT count(*) AS due, min(due_at) AS oldest FROM audience.timers WHERE due_at <= audience.now()) t;
+COMMENT ON VIEW audience.stat_scheduler IS
+	'what the background worker of this database is at; needs shared_preload_libraries';
+COMMENT ON COLUMN audience.stat_scheduler.pid IS 'its process; null if it is not running';
+COMMENT ON COLUMN audience.stat_scheduler.state IS
+	'"running", "sleeping", "idle: audience.now is set", "backing off" (after an error) or "not running"';
+COMMENT ON COLUMN audience.stat_scheduler.started_at IS 'since when it runs';
+COMMENT ON COLUMN audience.stat_scheduler.next_due_at IS 'the next timer that it knows of';
+COMMENT ON COLUMN audience.stat_scheduler.due IS 'users whose timer is due, and who wait to be looked at';
+COMMENT ON COLUMN audience.stat_scheduler.lag IS 'how long the first of them has waited; null if there is none';
+COMMENT ON COLUMN audience.stat_scheduler.done IS 'users it has looked at since it was started';
+COMMENT ON COLUMN audience.stat_scheduler.last_run_at IS 'when it last looked for users who are due';
+COMMENT ON COLUMN audience.stat_scheduler.errors IS 'errors since it was started';
+COMMENT ON COLUMN audience.stat_scheduler.last_error IS
+	'the message of the last one, for the extension''s owner and members of pg_read_all_stats';
+COMMENT ON COLUMN audience.stat_scheduler.last_error_at IS 'when that was';
