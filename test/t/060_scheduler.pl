@@ -1,0 +1,188 @@
+# The scheduler: timers are run in their moment, whoever sets them and however;
+# it does nothing where time is set; an error in one database is none in
+# another.
+use strict;
+use warnings;
+
+use FindBin;
+use lib $FindBin::RealBin;
+
+use AudTest;
+use AudWorkers;
+use Test::More;
+use Time::HiRes qw(time sleep);
+
+my $node = start_node('scheduler', conf => worker_conf() . "max_prepared_transactions = 2\n");
+
+wait_state($node, 'sleeping', 'after CREATE EXTENSION there is a scheduler', within => 15);
+is(scheduler_field($node, 'concat_ws(\'|\', next_due_at, due, lag, done, errors, last_error, last_error_at)'),
+	'0|0|0', 'which has nothing to do');
+is($node->safe_psql('postgres', "SELECT backend_type, application_name, state FROM pg_stat_activity WHERE backend_type LIKE 'audience%' ORDER BY 1"),
+	"audience launcher|audience launcher|idle\naudience scheduler|audience scheduler|idle", 'pg_stat_activity shows it');
+
+#
+# how long after its moment a timer is run
+#
+$node->safe_psql('postgres', <<'SQL');
+CREATE TABLE public.ran (user_id text, late interval);
+CREATE FUNCTION public.note_run() RETURNS trigger AS $$
+BEGIN
+	INSERT INTO public.ran VALUES (OLD.user_id, clock_timestamp() - OLD.due_at);
+	RETURN NULL;
+END $$ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+CREATE TRIGGER note_run AFTER DELETE ON audience.timers FOR EACH ROW EXECUTE FUNCTION public.note_run();
+SQL
+my $began = time();
+$node->safe_psql('postgres', set_timers("SELECT 'u' || i, now() + i * interval '2 ms' FROM generate_series(1, 1000) i"));
+wait_for($node, '1,000 timers over two seconds are run', 'SELECT count(*) FROM public.ran', is => 1000);
+cmp_ok(time() - $began, '<', 6, 'without delay');
+is($node->safe_psql('postgres', "SELECT max(late) < '1 s' AND min(late) >= '0' FROM public.ran"), 't', 'each within a second, none before its time');
+note 'late: ' . $node->safe_psql('postgres', 'SELECT percentile_disc(ARRAY[0.5, 0.95, 1]) WITHIN GROUP (ORDER BY late) FROM public.ran');
+wait_for($node, 'and counted', "SELECT done, due, state FROM audience.stat_scheduler", is => '1000|0|sleeping');
+
+# more than a batch at once
+$node->safe_psql('postgres', set_timers("SELECT 'b' || i, now() FROM generate_series(1, 3500) i"));
+wait_for($node, 'more than a batch at once', 'SELECT done FROM audience.stat_scheduler', is => 4500, within => 15);
+
+#
+# word of a timer
+#
+$node->safe_psql('postgres', set_timers("SELECT 'far', now() + interval '1 day'"));
+wait_for($node, 'it sleeps until the next', "SELECT next_due_at > now() + interval '23 hours' FROM audience.stat_scheduler");
+my $soon = "SELECT 'soon', clock_timestamp() + interval '0.3 s'";
+my $gone = "SELECT NOT EXISTS (SELECT FROM audience.timers WHERE user_id = 'soon')";
+$node->safe_psql('postgres', set_timers($soon));
+wait_for($node, 'a commit of an earlier one wakes it', $gone, within => 15);
+is($node->safe_psql('postgres', "SELECT late < '1 s' FROM public.ran WHERE user_id = 'soon'"), 't', 'within a second');
+
+my $session = $node->background_psql('postgres');
+$session->query_safe('BEGIN');
+$session->query_safe(set_timers("SELECT 'soon', clock_timestamp()"));
+$session->query_safe('SELECT pg_sleep(0.5)');
+$session->query_safe('COMMIT');
+wait_for($node, 'a long transaction with a timer that is due when it ends', $gone, within => 15);
+is($node->safe_psql('postgres', "SELECT count(*) FROM public.ran WHERE user_id = 'soon' AND late BETWEEN '0.4 s' AND '1.5 s'"), 1, 'at once');
+
+$session->query_safe('BEGIN');
+$session->query_safe('SAVEPOINT a');
+$session->query_safe(set_timers($soon));
+$session->query_safe('ROLLBACK TO a');
+$session->query_safe('COMMIT');
+$session->query_safe('BEGIN');
+$session->query_safe(set_timers($soon));
+$session->query_safe('ROLLBACK');
+is($node->safe_psql('postgres', 'SELECT done FROM audience.stat_scheduler'), 4502, 'rolled back: nothing');
+
+$session->query_safe('BEGIN');
+$session->query_safe(set_timers("SELECT 'soon', clock_timestamp()"));
+$session->query_safe("PREPARE TRANSACTION 'p'");
+$node->safe_psql('postgres', "COMMIT PREPARED 'p'");
+wait_for($node, 'a prepared transaction', $gone, within => 15);
+
+# a user that others have locked waits, and holds up nobody
+$node->safe_psql('postgres', "INSERT INTO audience.timers VALUES ('held', now() + interval '0.5 s')");
+$session->query_safe('BEGIN');
+$session->query_safe("SELECT FROM audience.timers WHERE user_id = 'held' FOR UPDATE");
+$node->safe_psql('postgres', set_timers("SELECT 'soon', now() + interval '0.7 s'"));
+wait_for($node, 'beside one that is locked', $gone, within => 15);
+is($node->safe_psql('postgres', 'SELECT due FROM audience.stat_scheduler'), 1, 'which is still due');
+is($node->safe_psql('postgres', "SELECT lag > '0' FROM audience.stat_scheduler"), 't', 'and has waited');
+$session->query_safe('COMMIT');
+wait_for($node, 'until it is free', "SELECT NOT EXISTS (SELECT FROM audience.timers WHERE user_id = 'held')", within => 15);
+$session->quit;
+
+# one that came by another way is found at the next look
+$node->safe_psql('postgres', 'ALTER SYSTEM SET audience.worker_naptime = 1');
+$node->reload;
+$node->safe_psql('postgres', "INSERT INTO audience.timers VALUES ('soon', now())");
+wait_for($node, 'without word: within audience.worker_naptime', $gone, within => 15);
+$node->safe_psql('postgres', 'ALTER SYSTEM RESET audience.worker_naptime');
+$node->reload;
+
+#
+# audience.now
+#
+my $pid = scheduler_field($node, 'pid');
+$node->safe_psql('postgres', "ALTER DATABASE postgres SET audience.now = '2026-06-01T00:00:00Z'");
+wait_state($node, 'idle: audience.now is set', 'where time is set, it is idle', within => 15);
+isnt(scheduler_field($node, 'pid'), $pid, 'having started anew');
+$node->safe_psql('postgres', set_timers("SELECT 'soon', timestamptz '2026-05-01'"));
+sleep 0.5;
+is($node->safe_psql('postgres', "SELECT due, state FROM audience.stat_scheduler"), '1|idle: audience.now is set', 'what is due stays');
+is($node->safe_psql('postgres', 'SELECT audience.run_due()'), 1, 'unless one runs it oneself');
+$node->safe_psql('postgres', set_timers("SELECT 'soon', timestamptz '2026-05-01'") . 'ALTER DATABASE postgres RESET audience.now');
+wait_for($node, 'when it is not set any more, it goes on', $gone, within => 15);
+$node->safe_psql('postgres', "ALTER SYSTEM SET audience.now = '2026-06-01T00:00:00Z'");
+$node->reload;
+wait_state($node, 'idle: audience.now is set', 'set for the server', within => 15);
+$node->safe_psql('postgres', 'ALTER SYSTEM RESET audience.now');
+$node->reload;
+wait_state($node, 'sleeping', 'and not any more', within => 15);
+
+#
+# errors
+#
+$node->safe_psql('postgres', 'CREATE DATABASE other');
+$node->safe_psql('other', 'CREATE EXTENSION audience_manager; CREATE ROLE reader LOGIN; CREATE ROLE watcher LOGIN; GRANT pg_read_all_stats TO watcher');
+$node->safe_psql('other', "SELECT audience.grant_access('reader', 'read'), audience.grant_access('watcher', 'read')");
+wait_state($node, 'sleeping', 'a second database', db => 'other', within => 15);
+replace_run_due($node, 'other', q{RAISE EXCEPTION 'no luck with user %', 'müller'});
+$node->safe_psql('other', set_timers("SELECT 'soon', now()"));
+wait_state($node, 'backing off', 'an error', db => 'other', within => 15);
+wait_for($node, 'and again', 'SELECT errors > 1 FROM audience.stat_scheduler', db => 'other', within => 15);
+is($node->safe_psql('other', "SELECT last_error, last_error_at BETWEEN now() - interval '3 s' AND now(), due FROM audience.stat_scheduler"),
+	'no luck with user müller|t|1', 'the view shows it');
+cmp_ok(scheduler_field($node, 'errors', 'other'), '<', 4, 'not too often');
+is($node->safe_psql('other', 'SELECT last_error FROM audience.stat_scheduler', extra_params => [ '-U', 'reader' ]),
+	'<insufficient privilege>', 'but not to everybody');
+is($node->safe_psql('other', 'SELECT last_error FROM audience.stat_scheduler', extra_params => [ '-U', 'watcher' ]),
+	'no luck with user müller', 'but to who reads all statistics');
+my ($status) = $node->psql('other', 'SELECT audience.run_due()', extra_params => [ '-U', 'reader' ]);
+isnt($status, 0, 'a reader may look, not run');
+$node->safe_psql('postgres', set_timers("SELECT 'soon', now()"));
+wait_for($node, 'the first database goes on', $gone, within => 15);
+is(scheduler_field($node, 'errors'), 0, 'and has no error');
+restore_run_due($node, 'other');
+wait_for($node, 'repaired, it goes on', 'SELECT done, due, state FROM audience.stat_scheduler', db => 'other', is => '1|0|sleeping');
+my $errors = scheduler_field($node, 'errors', 'other');
+like($errors, qr/^[2-5]$/, 'the count of errors stays');
+
+# a reload is reason to try at once
+replace_run_due($node, 'other', q{RAISE EXCEPTION 'again'});
+$node->safe_psql('other', set_timers("SELECT 'soon', now()"));
+wait_for($node, 'an error backs off', "SELECT errors > $errors AND state = 'backing off' FROM audience.stat_scheduler", db => 'other');
+restore_run_due($node, 'other');
+$node->reload;
+wait_state($node, 'sleeping', 'a reload ends that', db => 'other', within => 3);
+
+#
+# whose rights it has: the extension's owner's, also when it commits
+#
+$node->safe_psql('other', 'DROP SCHEMA audience CASCADE; CREATE ROLE keeper SUPERUSER LOGIN');
+$node->safe_psql('other', <<'SQL', extra_params => [ '-U', 'keeper' ]);
+CREATE EXTENSION audience_manager;
+CREATE TABLE audience.saw (moment text, who text);
+CREATE FUNCTION audience.see() RETURNS trigger AS $$
+BEGIN
+	INSERT INTO audience.saw VALUES (TG_NAME, current_user);
+	BEGIN
+		SET ROLE NONE;
+		INSERT INTO audience.saw VALUES (TG_NAME, 'after SET ROLE: ' || current_user);
+	EXCEPTION WHEN insufficient_privilege THEN
+		NULL;
+	END;
+	RETURN NULL;
+END $$ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp;
+CREATE TRIGGER at_once AFTER DELETE ON audience.timers FOR EACH ROW EXECUTE FUNCTION audience.see();
+CREATE CONSTRAINT TRIGGER deferred AFTER DELETE ON audience.timers
+	DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION audience.see();
+ALTER ROLE keeper NOSUPERUSER;
+SQL
+$node->safe_psql('other', set_timers("SELECT 'soon', now()"));
+wait_for($node, 'it works for an owner who is no superuser', 'SELECT done, errors FROM audience.stat_scheduler', db => 'other', is => '1|0', within => 15);
+is($node->safe_psql('other', 'SELECT moment, who FROM audience.saw ORDER BY 1'), "at_once|keeper\ndeferred|keeper", 'with no more rights than that');
+
+$began = time();
+$node->stop('fast');
+cmp_ok(time() - $began, '<', 5, 'shutdown is prompt');
+done_testing();

@@ -1,0 +1,107 @@
+# AudWorkers: what the tests of the background workers share.
+#
+# Waits are polls with a deadline, never sleeps of a fixed length, but where
+# that something does not happen is what is tested.
+package AudWorkers;
+
+use strict;
+use warnings;
+
+use Exporter 'import';
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time sleep);
+
+our @EXPORT = qw(
+  worker_conf set_timers scheduler_field wait_for wait_state scheduler_pids
+  replace_run_due restore_run_due);
+
+# Lines for postgresql.conf of a server with workers.
+sub worker_conf
+{
+	return "shared_preload_libraries = 'audience_manager'\nrestart_after_crash = on\nmax_worker_processes = 20\n";
+}
+
+# SQL that sets timers, as the engine does, from a query of user_id and due_at.
+sub set_timers
+{
+	my ($query) = @_;
+	return <<"SQL";
+WITH new AS (
+	INSERT INTO audience.timers (user_id, due_at) $query
+	ON CONFLICT (user_id) DO UPDATE SET due_at = excluded.due_at
+	RETURNING due_at)
+SELECT audience.timer_note(min(due_at)) FROM new;
+SQL
+}
+
+# A column of view stat_scheduler; '' for null, and where there is no answer.
+sub scheduler_field
+{
+	my ($node, $column, $db) = @_;
+	my (undef, $out) = $node->psql($db // 'postgres', "SELECT $column FROM audience.stat_scheduler");
+	return $out // '';
+}
+
+# Polls until a query gives the value (default t), for at most so many seconds;
+# an assertion of that name.
+sub wait_for
+{
+	my ($node, $name, $sql, %option) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $expected = $option{is} // 't';
+	my $until = time() + ($option{within} // 20);
+	my $out;
+
+	while (1)
+	{
+		(undef, $out) = $node->psql($option{db} // 'postgres', $sql);
+		last if (defined $out && $out eq $expected) || time() > $until;
+		sleep 0.05;
+	}
+	return is($out, $expected, $name);
+}
+
+# Polls until the scheduler of a database is in a state.
+sub wait_state
+{
+	my ($node, $state, $name, %option) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return wait_for($node, $name, 'SELECT state FROM audience.stat_scheduler', %option, is => $state);
+}
+
+# The processes of schedulers, of one database or all.
+sub scheduler_pids
+{
+	my ($node, $db) = @_;
+	my $where = defined $db ? "AND datname = '$db'" : '';
+	return $node->safe_psql('template1', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'audience scheduler' $where");
+}
+
+my %original;
+
+# Puts a body (PL/pgSQL statements) in the place of run_due of a database.
+sub replace_run_due
+{
+	my ($node, $db, $body) = @_;
+
+	$original{$db} //= $node->safe_psql($db, "SELECT pg_get_functiondef('audience.run_due(integer)'::regprocedure)");
+	$node->safe_psql($db, <<"SQL");
+CREATE OR REPLACE FUNCTION audience.run_due(max_users integer DEFAULT NULL) RETURNS bigint
+AS \$\$ BEGIN $body; RETURN 0; END \$\$ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp;
+SQL
+	return;
+}
+
+# Puts the function back that replace_run_due has replaced.
+sub restore_run_due
+{
+	my ($node, $db) = @_;
+
+	$node->safe_psql($db, $original{$db});
+	return;
+}
+
+1;
