@@ -13,6 +13,9 @@
  * audience.worker_naptime.  Where audience.now is set for the database (or the
  * server), time is somebody else's: nothing happens by itself.
  *
+ * Fills: audience.refresh_work goes on, a chunk of users at a time, with what
+ * "refresh => 'later'" or an interrupted segment_refresh has left.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -33,6 +36,8 @@
 #define TIMERS_BATCH		1000
 /* until another look at users whom some other transaction has locked */
 #define LOCKED_MS			200
+/* until another try to end a fill while definitions are in use */
+#define BUSY_MS				1000
 
 extern PGDLLEXPORT void aud_scheduler_main(Datum main_arg);
 
@@ -132,10 +137,30 @@ run_timers(AudStep *step)
 	report_timers(done, next);
 }
 
+/* A step of the fills that go on: one chunk of users. */
+static void
+run_fills(AudStep *step)
+{
+	static SPIPlanPtr plan = NULL;
+	bool		isnull;
+	int32		left;
+
+	if (time_is_set())
+	{
+		step->paused = true;
+		return;
+	}
+	left = DatumGetInt32(query_value(prepare_once(&plan, "SELECT audience.refresh_work()"), &isnull));
+	step->more = left == 1;
+	if (left == 2)
+		step->again = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BUSY_MS);
+}
+
 /* The jobs, in the order of AudSchedulerJob. */
 static AudJob jobs[] = {
 	[AUD_JOB_TIMERS] = {.name = "SELECT audience.run_due(" CppAsString2(TIMERS_BATCH) ")",
 	.sql = true, .step = run_timers},
+	[AUD_JOB_FILLS] = {.name = "SELECT audience.refresh_work()", .sql = true, .step = run_fills},
 };
 
 StaticAssertDecl(lengthof(jobs) <= AUD_WORKER_JOBS, "too many jobs");

@@ -16,6 +16,7 @@
 #include "batch.h"
 #include "stats.h"
 #include "store.h"
+#include "workers.h"
 
 /*
  * Writes the rows of those users that must be: those with new attributes, or
@@ -133,12 +134,14 @@ aud_batch_write_timers(AudBatch *batch)
 	MemoryContext old = MemoryContextSwitchTo(batch->mcxt);
 	const char **ids = palloc(Max(batch->nusers, 1) * sizeof(char *));
 	Datum	   *instants = palloc(Max(batch->nusers, 1) * sizeof(Datum));
+	TimestampTz first = DT_NOEND;
 	Datum		args[2];
 	int			n = 0;
 
 	for (int i = 0; i < batch->nusers; i++)
 		if (batch->users[i].arm && batch->users[i].armed != PG_INT64_MAX)
 		{
+			first = Min(first, batch->users[i].armed);
 			ids[n] = batch->users[i].id;
 			instants[n++] = TimestampTzGetDatum(batch->users[i].armed);
 		}
@@ -147,6 +150,7 @@ aud_batch_write_timers(AudBatch *batch)
 		args[0] = aud_store_text_array(ids, NULL, n);
 		args[1] = aud_store_array(instants, NULL, n, TIMESTAMPTZOID);
 		aud_store_execute(AUD_SET_TIMERS, args, NULL, false);
+		aud_workers_note_due(first);
 	}
 	n = 0;
 	for (int i = 0; i < batch->nusers; i++)

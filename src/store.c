@@ -112,6 +112,11 @@ static const StatementText texts[AUD_NSTATEMENTS] = {
 		"DELETE FROM audience.timers t WHERE t.user_id = ANY($1)",
 		true, 1, {TEXTARRAYOID}
 	},
+	[AUD_REMOVE_ORPHAN_TIMERS] = {
+		"DELETE FROM audience.timers t WHERE t.user_id = ANY($1) "
+		"AND NOT EXISTS (SELECT FROM audience.profiles p WHERE p.user_id = t.user_id)",
+		true, 1, {TEXTARRAYOID}
+	},
 	[AUD_DUE_TIMERS] = {
 		"SELECT t.user_id, t.due_at FROM audience.timers t "
 		"WHERE t.due_at <= $1 AND (t.due_at, t.user_id) > ($2, $3) "

@@ -26,6 +26,7 @@ typedef enum AudStatement
 	AUD_LOG,					/* rows of the history */
 	AUD_SET_TIMERS,				/* users, instants */
 	AUD_REMOVE_TIMERS,			/* users */
+	AUD_REMOVE_ORPHAN_TIMERS,	/* users: those without a profile */
 	AUD_DUE_TIMERS,				/* instant, behind: instant and user, limit -> users, instants */
 	AUD_READ_VERSION,			/* version of the definitions in the transaction's snapshot */
 	AUD_NSTATEMENTS

@@ -114,6 +114,26 @@ next_due(AudBatch *batch, int64 most, DueCursor *cursor)
 }
 
 /*
+ * Removes the timers of those users of the batch that have no profile.  There
+ * are none; but a timer that nobody takes would be looked at for ever.
+ */
+static void
+remove_orphans(AudBatch *batch)
+{
+	const char **ids = palloc(Max(batch->nusers, 1) * sizeof(char *));
+	int			n = 0;
+	Datum		args[1];
+
+	for (int i = 0; i < batch->nusers; i++)
+		if (!batch->users[i].exists)
+			ids[n++] = batch->users[i].id;
+	if (n == 0)
+		return;
+	args[0] = aud_store_text_array(ids, NULL, n);
+	aud_store_execute(AUD_REMOVE_ORPHAN_TIMERS, args, NULL, false);
+}
+
+/*
  * Brings the batch's users, as far as nobody else is at work on them, to their
  * due instants, and writes what comes of it.  Returns how many were due.
  */
@@ -130,13 +150,20 @@ expire_batch(AudBatch *batch)
 	advance = aud_advance_begin(batch);
 	decider = aud_decider_create(batch->defs);
 	for (int i = 0; i < batch->nusers; i++)
-		if (batch->users[i].exists && batch->users[i].armed <= batch->clock.now)
+	{
+		AudUser    *user = &batch->users[i];
+
+		if (user->exists && user->armed <= batch->clock.now)
 		{
 			expire_user(batch, advance, decider, i);
 			count++;
 		}
+		else if (user->exists)
+			user->arm = true;	/* somebody was faster, or the timer was wrong */
+	}
 	aud_advance_end(advance);
 	aud_decider_end(decider);
+	remove_orphans(batch);
 	MemoryContextSwitchTo(old);
 	aud_batch_write(batch);
 	return count;

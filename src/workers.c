@@ -58,6 +58,7 @@
 #include "workers.h"
 
 PG_FUNCTION_INFO_V1(aud_scheduler_statistics);
+PG_FUNCTION_INFO_V1(aud_note_fill);
 
 #define TRANCHE				"audience_workers"
 #define LAUNCHER_RESTART_S	5
@@ -379,6 +380,14 @@ void
 aud_workers_note_due(TimestampTz due)
 {
 	aud_workers_note(AUD_JOB_TIMERS, due);
+}
+
+/* note_fill(): this transaction leaves a fill to be worked on. */
+Datum
+aud_note_fill(PG_FUNCTION_ARGS)
+{
+	aud_workers_note(AUD_JOB_FILLS, LOOK_NOW);
+	PG_RETURN_VOID();
 }
 
 /* The object access hook: remembers what workers should know of. */

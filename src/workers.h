@@ -47,7 +47,8 @@ typedef enum AudWorkerKind
 /* The jobs of a scheduler, most urgent first. */
 typedef enum AudSchedulerJob
 {
-	AUD_JOB_TIMERS
+	AUD_JOB_TIMERS,
+	AUD_JOB_FILLS
 } AudSchedulerJob;
 
 /*

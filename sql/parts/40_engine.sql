@@ -87,6 +87,11 @@ LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION audience.fill_chunk(text, integer) IS
 	'internal: makes the next users whole for all fills that are going on; the last of them and how many';
 
+CREATE FUNCTION audience.note_fill() RETURNS void
+AS 'MODULE_PATHNAME', 'aud_note_fill'
+LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION audience.note_fill() IS 'internal: has the scheduler look for fills when the transaction has committed';
+
 CREATE FUNCTION audience.rebuild(user_ids text[], reason text, statics integer[]) RETURNS bigint
 AS 'MODULE_PATHNAME', 'aud_rebuild'
 LANGUAGE C VOLATILE STRICT;

@@ -49,6 +49,7 @@ BEGIN
 	UPDATE audience.segments s SET pending = new_fill, pending_reason = reason
 	WHERE s.number = ANY (concerned);
 	PERFORM audience.refreshes_prune();
+	PERFORM audience.note_fill();
 END
 $$ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION audience.refresh_schedule(integer, integer[], audience.rule, text) IS

@@ -1,5 +1,29 @@
 -- Background workers, as SQL sees them.
 
+-- The newest fill does the work of older ones.  Definitions in use are not waited
+-- for long, as timers wait meanwhile.  A fill is ended in another transaction
+-- than its last step, which has locked the definitions for sharing.
+CREATE FUNCTION audience.refresh_work() RETURNS integer
+AS $$
+DECLARE
+	refresh audience.refreshes;
+BEGIN
+	SELECT r.* INTO refresh FROM audience.refreshes r ORDER BY r.fill DESC LIMIT 1;
+	IF NOT FOUND THEN
+		RETURN 0;
+	ELSIF refresh.finishing THEN
+		PERFORM audience.refresh_finish(refresh.fill);
+	ELSE
+		PERFORM audience.refresh_step(refresh.fill);
+	END IF;
+	RETURN 1;
+EXCEPTION WHEN lock_not_available THEN
+	RETURN 2;
+END
+$$ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET audience.definition_wait = '200ms';
+COMMENT ON FUNCTION audience.refresh_work() IS
+	'internal, for the scheduler: a step of the newest fill; 0: there is none, 1: there may be more, 2: definitions are in use, later';
+
 CREATE FUNCTION audience.scheduler_statistics(OUT pid integer, OUT state text, OUT started_at timestamptz,
 	OUT next_due_at timestamptz, OUT done bigint, OUT last_run_at timestamptz,
 	OUT errors bigint, OUT last_error text, OUT last_error_at timestamptz)

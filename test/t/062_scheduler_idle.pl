@@ -23,7 +23,8 @@ sub cpu_ticks
 }
 
 wait_state($node, 'sleeping', 'there is a scheduler');
-$node->safe_psql('postgres', set_timers("SELECT i::text, now() + interval '1 hour' + i * interval '1 ms' FROM generate_series(1, 1000000) i"));
+$node->safe_psql('postgres', "INSERT INTO audience.timers SELECT i::text, now() + interval '1 hour' + i * interval '1 ms' FROM generate_series(1, 1000000) i");
+$node->safe_psql('postgres', set_timers("SELECT 'one', now()"));
 wait_for($node, 'a million timers ahead', "SELECT state, next_due_at > now() + interval '50 min' FROM audience.stat_scheduler", is => 'sleeping|t');
 sleep 0.5;
 my @pids = split /\n/, $node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type LIKE 'audience%'");

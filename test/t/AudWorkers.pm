@@ -23,16 +23,29 @@ sub worker_conf
 	return "shared_preload_libraries = 'audience_manager'\nrestart_after_crash = on\nmax_worker_processes = 20\n";
 }
 
-# SQL that sets timers, as the engine does, from a query of user_id and due_at.
+# SQL that gives users timers, from a query of user_id and due_at: an attribute
+# that enters them into a segment at that instant, set as of a moment before.
 sub set_timers
 {
 	my ($query) = @_;
 	return <<"SQL";
-WITH new AS (
-	INSERT INTO audience.timers (user_id, due_at) $query
-	ON CONFLICT (user_id) DO UPDATE SET due_at = excluded.due_at
-	RETURNING due_at)
-SELECT audience.timer_note(min(due_at)) FROM new;
+DO \$do\$
+DECLARE
+	new jsonb;
+	first timestamptz;
+	now text := current_setting('audience.now');
+BEGIN
+	IF NOT EXISTS (SELECT FROM audience.segments WHERE id = 'timed') THEN
+		PERFORM audience.segment_create('timed', 'turns BEFORE LAST 0.000001');
+	END IF;
+	SELECT jsonb_agg(jsonb_build_object('userId', user_id, 'attributes',
+			jsonb_build_object('turns', audience.timestamp_text(due_at - interval '1 microsecond')))), min(due_at)
+	INTO new, first FROM ($query) q (user_id, due_at);
+	PERFORM set_config('audience.now', audience.timestamp_text(least(first - interval '1 second', clock_timestamp())), true);
+	PERFORM audience.profiles_set(new);
+	PERFORM set_config('audience.now', now, true);
+END
+\$do\$;
 SQL
 }
 
@@ -88,7 +101,7 @@ sub replace_run_due
 
 	$original{$db} //= $node->safe_psql($db, "SELECT pg_get_functiondef('audience.run_due(integer)'::regprocedure)");
 	$node->safe_psql($db, <<"SQL");
-CREATE OR REPLACE FUNCTION audience.run_due(max_users integer DEFAULT NULL) RETURNS bigint
+CREATE OR REPLACE FUNCTION audience.run_due("limit" integer DEFAULT NULL) RETURNS bigint
 AS \$\$ BEGIN $body; RETURN 0; END \$\$ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp;
 SQL
