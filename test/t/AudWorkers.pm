@@ -33,7 +33,7 @@ DO \$do\$
 DECLARE
 	new jsonb;
 	first timestamptz;
-	now text := current_setting('audience.now');
+	now text := coalesce(current_setting('audience.now', true), '');
 BEGIN
 	IF NOT EXISTS (SELECT FROM audience.segments WHERE id = 'timed') THEN
 		PERFORM audience.segment_create('timed', 'turns BEFORE LAST 0.000001');
