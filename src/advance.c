@@ -171,6 +171,7 @@ edge_moved(const AudDefinitions *defs, AudUser *user, int aggregate, TimestampTz
 /*
  * An event behind the window's edge: into the queues of the aggregates being
  * read for that count it.  False: they are all full, or hold all there is.
+ * Full is one too many: that tells whether the last instant is whole.
  */
 static bool
 queue_event(AudAdvance *advance, AudUser *user, const AudWindow *window,
@@ -185,12 +186,12 @@ queue_event(AudAdvance *advance, AudUser *user, const AudWindow *window,
 		AudDecimal	amount = {0};
 
 		if (!state->reading || !aud_aggregate_has_queue(def) ||
-			state->nqueue == AUD_QUEUE_MAX || state->nqueue == state->count)
+			state->nqueue > AUD_QUEUE_MAX || state->nqueue == state->count)
 			continue;
 		if (aud_aggregate_feeds(def, event->type, event->type_len) &&
 			aud_aggregate_counts(def, event, clock, &amount))
 			aud_queue_append(state, event->time, &amount);
-		wanted |= state->nqueue < AUD_QUEUE_MAX && state->nqueue < state->count;
+		wanted |= state->nqueue <= AUD_QUEUE_MAX && state->nqueue < state->count;
 	}
 	return wanted;
 }
@@ -210,8 +211,10 @@ finish_reading(const AudAggregateDef *def, AudAggregateState *state,
 		return;
 	if (aud_aggregate_has_queue(def))
 	{
-		/* others of the last instant may not have been seen */
-		if (!all && state->nqueue < state->count)
+		/* others of the last instant may not have been seen, or had no room */
+		if (state->nqueue > AUD_QUEUE_MAX)
+			aud_queue_cut(state, state->queue[AUD_QUEUE_MAX].time);
+		else if (!all && state->nqueue < state->count)
 			aud_queue_cut(state, upto);
 		if (state->nqueue > 0)
 		{

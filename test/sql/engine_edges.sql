@@ -39,6 +39,22 @@ INSERT INTO audience.events (user_id, event_type, event_id) VALUES ('w', 'x', 'x
 SELECT segment_id FROM audience.user_segments('w');
 SELECT * FROM audience.verify();
 
+-- two counts over one window: one's next leavers end within an instant, and
+-- the other's are read for beyond it
+SELECT audience.segment_create('seven', 'count(c, LAST ''20 days'') >= 7');
+SELECT audience.segment_create('two', 'count(d, LAST ''20 days'') >= 2');
+SET audience.now = '2026-04-20T00:00:00Z';
+INSERT INTO audience.events (user_id, event_type, occurred_at, event_id)
+SELECT 'v', left(e, 1), timestamptz '2026-04-01 00:00Z' + substr(e, 2)::int * interval '1 hour', e || n
+FROM unnest('{c1,c2,c3,c4,c5,c6,c7,c8,c9,c10,c11,c12,c12,c12,d1,d2,d3,d4,d5,d6,d7,d13,d14,d15}'::text[]) WITH ORDINALITY u (e, n);
+SET audience.now = '2026-04-21T07:10:00Z';
+INSERT INTO audience.events (user_id, event_type, event_id) VALUES ('v', 'x', 'x1');
+SELECT segment_id FROM audience.user_segments('v');
+SET audience.now = '2026-04-21T12:00:00Z';
+INSERT INTO audience.events (user_id, event_type, event_id) VALUES ('v', 'x', 'x2');
+SELECT segment_id FROM audience.user_segments('v');
+SELECT * FROM audience.verify();
+
 -- sums beyond any double
 SELECT audience.segment_create('debt', '{"event":"owe","aggregate":"sum","property":"v","operator":"lt","value":-5e310}');
 INSERT INTO audience.events (user_id, event_type, event_id, properties) VALUES ('d', 'owe', '1', '{"v": -1e310}');
