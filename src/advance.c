@@ -281,7 +281,12 @@ move_windows(AudAdvance *advance, AudUser *user)
 	bool		back = user->now < user->as_of ||
 		user->horizon <= user->now + advance->batch->clock.max_future_skew;
 
-	if (user->now == user->as_of && !back && !advance->batch->expiring)
+	/*
+	 * A segment being filled may be the first to ask for an aggregate whose
+	 * "where" moves: for its timer that must be looked at, too.
+	 */
+	if (user->now == user->as_of && !back && !advance->batch->expiring &&
+		advance->batch->fill == NULL)
 		return;
 	if (back)
 		user->horizon = PG_INT64_MAX;

@@ -55,6 +55,17 @@ INSERT INTO audience.events (user_id, event_type, event_id) VALUES ('v', 'x', 'x
 SELECT segment_id FROM audience.user_segments('v');
 SELECT * FROM audience.verify();
 
+-- a segment, made at the instant of the user's last evaluation, that is the
+-- first to ask for an aggregate whose filter looks at the clock
+SELECT audience.trait_create('soon', 'count', 'e', filter => 'expires WITHIN NEXT ''3 days''');
+INSERT INTO audience.events (user_id, event_type, event_id, properties) VALUES ('t', 'e', '1', '{"expires": "2026-05-01"}');
+SELECT audience.segment_create('expiring', 'soon >= 1');
+SET audience.now = '2026-04-29T00:00:00Z';
+SELECT * FROM audience.verify();
+SELECT audience.run_due() > 0;
+SELECT segment_id, entered_at FROM audience.user_segments('t') WHERE segment_id = 'expiring';
+SELECT * FROM audience.verify();
+
 -- sums beyond any double
 SELECT audience.segment_create('debt', '{"event":"owe","aggregate":"sum","property":"v","operator":"lt","value":-5e310}');
 INSERT INTO audience.events (user_id, event_type, event_id, properties) VALUES ('d', 'owe', '1', '{"v": -1e310}');
