@@ -1,5 +1,6 @@
-# Everything at once: sessions that ingest, set attributes, change definitions,
-# merge and erase, over the same few users, at each isolation level.
+# Everything at once: sessions that ingest, set attributes, run what is due,
+# change definitions, merge and erase, over the same few users, at each
+# isolation level.
 #
 # Nobody may fail but by a serialization failure that a retry mends (or, where
 # a user or segment is gone meanwhile, as the statement says), no statement may
@@ -30,12 +31,17 @@ SELECT audience.segment_create('Path', 'SEQUENCE(login, purchase WITHIN ''1 hour
 SELECT audience.segment_create('German', 'country = ''DE''', id => 'german');
 SELECT audience.segment_create('Silent', 'count() = 0', id => 'silent');
 SELECT audience.segment_create('List', type => 'static', id => 'list');
+-- those that time turns over again and again
+SELECT audience.segment_create('Now', 'count(login, LAST ''1 second'') >= 1', id => 'now');
+SELECT audience.segment_create('Quiet', 'count(*, LAST ''1.5 seconds'') = 0 AND NOT IN SEGMENT ''now''', id => 'quiet');
+SELECT audience.segment_create('Left', 'SEQUENCE(login, NOT purchase WITHIN ''1 second''; LAST ''3 seconds'')', id => 'left');
+SELECT audience.segment_create('Recent', 'sum(purchase.amount WHERE $time WITHIN LAST ''2 seconds'') > 20', id => 'recent');
 
 -- Events of random users in any order, in one statement; times within the hour
--- before.
+-- before, half of them within three seconds.
 CREATE FUNCTION ingest(n int) RETURNS void LANGUAGE sql AS $$
 INSERT INTO audience.events (user_id, occurred_at, event_type, properties)
-SELECT 'u' || (random() * 12)::int, now() - random() * interval '1 hour',
+SELECT 'u' || (random() * 12)::int, now() - random() * CASE WHEN random() < 0.5 THEN interval '1 hour' ELSE interval '3 seconds' END,
 	(ARRAY['login', 'purchase', 'view'])[1 + (random() * 2)::int],
 	jsonb_build_object('amount', (random() * 20)::int)
 FROM generate_series(1, n) $$;
@@ -62,6 +68,8 @@ my %scripts = (
 	ingest_json => 'SELECT ingest_json(1 + (random() * 20)::int);',
 	attributes => q{\set u random(0, 12)
 SELECT audience.profile_set('u' || :u, jsonb_build_object('country', (ARRAY['DE', 'FR'])[1 + (random())::int]));},
+	due => q{\set n random(0, 6)
+SELECT audience.run_due(nullif(:n, 0));},
 	list => q{SELECT audience.segment_add('list', ARRAY(SELECT 'u' || (random() * 12)::int FROM generate_series(1, 3)));
 SELECT audience.segment_remove('list', ARRAY(SELECT 'u' || (random() * 12)::int FROM generate_series(1, 3)));},
 	rebuild => q{SELECT audience.profile_rebuild(ARRAY(SELECT 'u' || (random() * 12)::int FROM generate_series(1, 5)));},
@@ -119,12 +127,25 @@ foreach my $level ('read committed', 'repeatable read', 'serializable')
 {
 	my $offset = -s $node->logfile;
 
-	run('events and attributes', $level, 4, ingest => 10, ingest_json => 4, attributes => 2, rebuild => 1);
+	run('events and attributes', $level, 4, ingest => 10, ingest_json => 4, attributes => 2, rebuild => 1, due => 6);
 	is(deadlocks($offset), '', "events and attributes, $level: no deadlock");
 	run('everything', $level, 3, ingest => 10, ingest_json => 2, attributes => 2, list => 2,
-		merge => 2, erase => 2, definitions => 2, rebuild => 1);
+		merge => 2, erase => 2, definitions => 2, rebuild => 1, due => 6);
 	is(deadlocks($offset), '', "everything, $level: no deadlock");
 }
+
+isnt($node->safe_psql('postgres', q{SELECT count(*) FROM audience.transitions WHERE reason = 'expired'}),
+	'0', 'time has turned memberships over');
+
+# what run_due leaves is what a rebuild gives
+is($node->safe_psql('postgres', <<'SQL'), "0\n0", 'nobody was lost to run_due');
+SET audience.now = '2029-01-01';
+CREATE TEMPORARY TABLE looked AS SELECT audience.run_due();
+SELECT audience.run_due();
+CREATE TEMPORARY TABLE last AS SELECT max(seq) AS seq FROM audience.transitions;
+CREATE TEMPORARY TABLE rebuilt AS SELECT audience.profile_rebuild();
+SELECT count(*) FROM audience.transitions t, last WHERE t.seq > last.seq;
+SQL
 
 # what incremental work left behind is what a rebuild gives
 $node->safe_psql('postgres', <<'SQL');

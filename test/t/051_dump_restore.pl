@@ -1,4 +1,5 @@
-# pg_dump and restore give the same back and evaluate nothing on the way in:
+# pg_dump and restore give the same back, timers included, and evaluate nothing
+# on the way in:
 # plain, custom in parallel, and the schema first with the data after it.
 use strict;
 use warnings;
@@ -22,6 +23,7 @@ SELECT audience.segment_create('Lately', 'count(login, LAST ''2 days'') >= 1');
 SELECT audience.segment_create('Silent', '{"event":"*","window":{"last":"14 days"},"operator":"eq","value":0}');
 SELECT audience.segment_create('Both', 'IN SEGMENT ''spenders'' AND NOT IN SEGMENT ''silent''');
 SELECT audience.segment_create('Items', 'items >= 2 OR SEQUENCE(login, purchase WITHIN ''1 day'')');
+SELECT audience.segment_create('Expiring', 'until WITHIN NEXT ''3 days'' OR SEQUENCE(purchase WHERE $time BEFORE LAST ''1 day'', NOT login WITHIN ''1 day'')');
 SELECT audience.segment_create('Off', 'true', active => false);
 SELECT audience.segment_create('List', type => 'static');
 SELECT audience.segment_add('list', ARRAY['u1', 'listed only']);
@@ -35,7 +37,7 @@ SELECT 'u' || n % 50, timestamptz '2026-03-01 12:00Z' - n * interval '7 hours', 
 	CASE WHEN n % 7 = 0 THEN '{"device":"ü \\ tab\t"}'::jsonb END
 FROM generate_series(1, 1000) n;
 SELECT audience.profile_set('u' || n, jsonb_build_object('country', 'DE', 'n', n)) FROM generate_series(1, 10) n;
-SELECT audience.profile_set('attributes only', '{"country":"FR"}');
+SELECT audience.profile_set('attributes only', '{"country":"FR","until":"2026-03-09T00:00:00Z"}');
 SELECT audience.profile_merge('u7', 'u8');
 SELECT audience.profile_erase('u9');
 SET audience.now = '2026-03-02T12:00:00Z';
@@ -63,6 +65,7 @@ sub contents
 		'SELECT * FROM audience.transitions ORDER BY user_id, seq',
 		# and what it is made of
 		'SELECT user_id, evaluated_at, members, (SELECT array_agg(v ORDER BY aggregate) FROM audience.profile_values(ARRAY[user_id], false) v) FROM audience.profiles ORDER BY user_id',
+		'SELECT * FROM audience.timers ORDER BY user_id',
 		'SELECT * FROM audience.transition_log ORDER BY user_id, seq',
 		'SELECT * FROM audience.segment_numbers ORDER BY number',
 		'SELECT * FROM uses_rules ORDER BY id',
@@ -81,8 +84,22 @@ sub tool
 	return;
 }
 
+# What run_due does within a month, undone.
+my $due_sql = <<'SQL';
+BEGIN;
+SET audience.now = '2026-04-01T12:00:00Z';
+CREATE TEMPORARY TABLE last AS SELECT max(seq) AS seq FROM audience.transitions;
+SELECT audience.run_due(20), audience.run_due(), audience.run_due();
+SELECT t.user_id, t.segment_id, t.action, t.reason, t.occurred_at FROM audience.transitions t, last WHERE t.seq > last.seq ORDER BY t.user_id, t.seq, 2;
+SELECT * FROM audience.timers ORDER BY user_id;
+SELECT * FROM audience.verify();
+ROLLBACK;
+SQL
+my $due = $node->safe_psql('postgres', $due_sql);
+like($due, qr/\|expired\|/, 'time will bring changes');
+
 # A restored database: the same contents, nothing evaluated, and in working
-# order, the next event included.
+# order, the next event and the next timer included.
 sub check
 {
 	my ($db, $label) = @_;
@@ -90,6 +107,7 @@ sub check
 	is(contents($db), $before, "$label: the same back");
 	verify_empty($node, "$label: verify() finds no difference", $db);
 	replay_ok($node, "$label: the history replayed is the memberships", $db);
+	is($node->safe_psql($db, $due_sql), $due, "$label: run_due has the same effect");
 	is( $node->safe_psql($db, <<'SQL'),
 SET audience.now = '2026-03-03T12:00:00Z';
 CREATE TEMPORARY TABLE last AS SELECT max(seq) AS seq FROM audience.transitions;
