@@ -3,10 +3,15 @@
 # A seed gives traits, segments and a history of statements: events in random
 # order and batches, late and early ones and duplicates among them, attributes,
 # lists, changes of definitions, merges and erasures, while audience.now moves
-# on.  After each statement the memberships, the transitions it wrote and the
-# touched users' profiles must be those that AudOracle finds from all events;
-# now and then, and at the end, verify() must be empty and the history must
-# replay to the memberships.
+# on, and sometimes back.  After each statement the memberships, the transitions
+# it wrote and the touched users' profiles must be those that AudOracle finds
+# from all events; now and then, and at the end, verify() must be empty and the
+# history must replay to the memberships.
+#
+# After run_due, the memberships of all users must be those of now; the
+# transitions it wrote must be so for each user just before and at the moments
+# they carry, and in between.  At the end segment_members_at must know who was
+# in which segment at any instant.
 #
 # AUD_TEST_SEED (first seed), AUD_TEST_SEEDS (how many) and AUD_TEST_STEPS (how
 # long each history is) make it a longer run.
@@ -19,7 +24,7 @@ use lib $FindBin::RealBin;
 use AudOracle;
 use AudTest;
 use JSON::PP;
-use List::Util qw(shuffle);
+use List::Util qw(max min shuffle);
 use Test::More;
 use Time::Local qw(timegm);
 
@@ -52,27 +57,26 @@ sub run_seed
 	my $world = {
 		now => $start + 10 * AudOracle::DAY, users => {}, segments => [],
 		traits => [@builtin], n => 0, next_segment => 0, next_trait => 0 };
-	my $script = "\\pset null ''\n" . settings($world);
+	my $script = "\\pset null ''\n" . settings($world) . set_clock($world);
 	my @expected;
 
 	$script .= add_trait($world) for 1 .. 8;
 	$script .= add_segment($world) for 1 .. 18;
 	foreach my $step (1 .. $steps)
 	{
-		$world->{now} += pick(1, AudOracle::HOUR, AudOracle::HOUR, int rand AudOracle::DAY, AudOracle::DAY + 1);
-		$world->{now} -= $world->{now} % AudOracle::HOUR, $world->{now} += AudOracle::HOUR
-		  if chance(0.5);
+		$script .= move_clock($world)
+		  . "SELECT coalesce(max(seq), 0) AS seen FROM audience.transitions \\gset\n";
 		my $sql = random_step($world);
 		my $expect = delete $world->{expect};
 
 		$expect->{sql} = $sql;
 		# a new session now and then, so that nothing rests on what one remembers
 		$script .= "\\c\n" . settings($world) if chance(0.1);
-		$script .= "SET audience.now = '" . timestamp_of($world->{now}) . "';\n$sql"
-		  . "\\echo step $step\n";
+		$script .= set_clock($world) . "$sql\\echo step $step\n";
 		$script .= "SELECT 'V', * FROM audience.verify() LIMIT 5;\n"
 		  if $expect->{verify} || $step % 10 == 0 || $step == $steps;
 		$script .= report_sql($world, $expect);
+		$script .= members_at_sql($world, $expect) if $step == $steps;
 		$expect->{rules} = { map { $_->{id} => $_->{json} } @{ $world->{segments} } };
 		push @expected, $expect;
 	}
@@ -133,7 +137,7 @@ sub report_sql
 	}
 	return <<"SQL" . ($list ? <<"MORE" : '');
 SELECT 'M', user_id, string_agg(segment_id, ',' ORDER BY segment_id COLLATE "C") FROM audience.memberships GROUP BY user_id;
-SELECT 'T', user_id, segment_id, action, reason, event_id FROM audience.transitions WHERE occurred_at = current_setting('audience.now')::timestamptz;
+SELECT 'T', user_id, segment_id, action, reason, event_id, (extract(epoch FROM occurred_at) * 1000000)::bigint FROM audience.transitions WHERE seq > :seen ORDER BY seq;
 SQL
 SELECT 'P', user_id, audience.profile_get(user_id) FROM unnest(ARRAY[$list]) user_id;
 MORE
@@ -144,7 +148,7 @@ MORE
 sub difference
 {
 	my ($expect, $block) = @_;
-	my (%members, %transitions, @wrong);
+	my (%members, %transitions, %due, @wrong);
 
 	foreach my $line (split /\n/, $block)
 	{
@@ -153,12 +157,16 @@ sub difference
 		elsif ($kind eq 'M') { $members{ $fields[0] } = $fields[1]; }
 		elsif ($kind eq 'T')
 		{
-			my ($user, $segment, $action, $reason, $event) = @fields;
+			my ($user, $segment, $action, $reason, $event, $at) = @fields;
+			push @{ $due{$user} }, [ $segment, $action, $at ];
+			push @wrong, "reason $reason, event $event of $user and $segment after run_due"
+			  if $expect->{before} && ($reason ne 'expired' || $event ne '');
 			push @wrong, "two transitions of $user and $segment in one statement"
 			  if $transitions{"$user|$segment"} && !$expect->{free_history};
 			$transitions{"$user|$segment"} =
-			  $expect->{reason} ? "$action|$reason|$event" : $action;
+			  $expect->{reason} ? "$action|$reason|$event|$at" : $action;
 		}
+		elsif ($kind eq 'A') { push @wrong, members_at_difference($expect, @fields); }
 		elsif ($kind eq 'P')
 		{
 			my ($user, $json) = split /\|/, substr($line, 2), 2;
@@ -182,7 +190,116 @@ sub difference
 		  foreach grep { ($transitions{$_} // '') ne ($want->{$_} // '') }
 		  sort keys %{ { %transitions, %$want } };
 	}
-	return join "\n", @wrong;
+	push @wrong, map { due_difference($expect, $_, @{ $due{$_} // [] }) } sort keys %{ $expect->{before} };
+	return join "\n", grep { length } @wrong;
+}
+
+# The segments a user is in as of an instant, by brute force.
+sub members_as_of
+{
+	my ($world, $name, $user, $at) = @_;
+	my $copy = {%$user};
+
+	evaluate($copy, $name, $at, $world->{traits}, @{ $world->{segments} });
+	return join ',', sort keys %{ $copy->{in} };
+}
+
+# What is wrong about the transitions that run_due wrote of one user: they are
+# replayed, and looked at just before and at some of their moments, and at some
+# other instants.
+sub due_difference
+{
+	my ($expect, $name, @transitions) = @_;
+	my $user = $expect->{before}{$name};
+	my ($from, $to) = ($user->{as_of}, $expect->{now});
+	my %in = %{ $user->{in} };
+	my @states = [ $from, join(',', sort keys %in) ];
+	my @wrong;
+
+	foreach my $transition (@transitions)
+	{
+		my ($segment, $action, $at) = @$transition;
+
+		push @wrong, "transition of $name and $segment out of order: $at"
+		  if $at <= $from || $at < $states[-1][0] || $at > $to;
+		push @wrong, "transition of $name and $segment not in turns: $action"
+		  if ($action eq 'added') == exists $in{$segment};
+		if ($action eq 'added') { $in{$segment} = 1; }
+		else { delete $in{$segment}; }
+		push @states, [ $at, '' ] if $at != $states[-1][0];
+		$states[-1][1] = join(',', sort keys %in);
+	}
+	return @wrong if @wrong || $to <= $from;
+	my @instants = map { ($_->[0] - 1, $_->[0]) } (shuffle @states[ 1 .. $#states ])[ 0 .. min(2, $#states - 1) ];
+	push @instants, $from + 1 + int rand($to - $from);
+	foreach my $at (grep { $_ >= $from } @instants)
+	{
+		my ($state) = grep { $_->[0] <= $at } reverse @states;
+		my $want = members_as_of($expect, $name, $user, $at);
+
+		push @wrong, "$name after run_due at " . timestamp_of($at) . " in $state->[1], not in $want\n"
+		  . join("\n", map { "$_: " . ($expect->{rules}{$_} // 'static') } in_one_only($state->[1], $want))
+		  if $state->[1] ne $want;
+	}
+	return @wrong;
+}
+
+# The ids in one of two lists only.
+sub in_one_only
+{
+	my ($a, $b) = @_;
+	my %count;
+
+	$count{$_}++ foreach split(/,/, $a), split(/,/, $b);
+	return grep { $count{$_} == 1 } sort keys %count;
+}
+
+# Who was in the segments at some instants, random ones and moments of
+# transitions.
+sub members_at_sql
+{
+	my ($world, $expect) = @_;
+	my $first = $start + 10 * AudOracle::DAY;
+	my $instants = join ', ', map { quote(timestamp_of($first + int rand($world->{now} - $first))) . '::timestamptz' } 1 .. 3;
+
+	@$expect{qw(record twice)} = @$world{qw(record twice)};
+	return <<"SQL";
+SELECT 'A', (extract(epoch FROM at) * 1000000)::bigint, s.id, coalesce((SELECT string_agg(m, chr(31)) FROM audience.segment_members_at(s.id, at) m), '')
+FROM audience.segments s, (SELECT unnest(ARRAY[$instants]) UNION
+	(SELECT occurred_at FROM (SELECT DISTINCT occurred_at FROM audience.transitions) t ORDER BY md5(occurred_at::text) LIMIT 3)) i (at);
+SQL
+}
+
+# What is wrong about who was in a segment at an instant.
+sub members_at_difference
+{
+	my ($expect, $at, $segment, $list) = @_;
+	my $in = $expect->{in_at}{$at} //= members_at($expect->{record}, $at);
+	my $want = join "\x1f", grep { !$expect->{twice}{$_} && $in->{$_} =~ /(?:\A|,)\Q$segment\E(?:,|\z)/ } sort keys %$in;
+
+	$list = join "\x1f", grep { !$expect->{twice}{$_} } split /\x1f/, $list;
+	return $list eq $want ? () : "in $segment at $at (" . timestamp_of($at) . "): $list, not $want";
+}
+
+# What each user was in at an instant, by what was noted.
+sub members_at
+{
+	my ($record, $at) = @_;
+	my %in;
+
+	foreach my $name (keys %$record)
+	{
+		my $last;
+		foreach my $piece (@{ $record->{$name} })
+		{
+			$last = $piece if ($piece->{from} // $piece->{at}) <= $at;
+		}
+		next unless $last;
+		$in{$name} = $last->{due} && $at < $last->{at}
+		  ? members_as_of($last->{due}, $name, $last->{due}{before}{$name}, $at)
+		  : $last->{in};
+	}
+	return \%in;
 }
 
 sub profile_difference
@@ -221,6 +338,7 @@ sub random_step
 	my $roll = rand;
 
 	$world->{n}++;
+	return run_due($world) if chance(0.2) && $world->{n} > 5;
 	return insert_events($world, $world->{n} == 15 || $world->{n} == 40 ? 1000 : pick(1, 1, 1, 7))
 	  if $roll < 0.6 || $world->{n} < 5 || $world->{n} == 15 || $world->{n} == 40;
 	return several_statements($world) if $roll < 0.65;
@@ -230,6 +348,38 @@ sub random_step
 	return rebuild($world) if $roll < 0.93;
 	return merge_users($world) if $roll < 0.96;
 	return erase_user($world);
+}
+
+# The clock moves on: by little mostly, by years sometimes.  When it goes back,
+# everyone has just been evaluated, so that it is known as of when.
+sub move_clock
+{
+	my ($world) = @_;
+
+	if (chance(0.06) && $world->{n} > 5)
+	{
+		my $sql = set_clock($world) . rebuild($world);
+		delete $world->{expect};
+		$world->{now} -= pick(1, AudOracle::HOUR, int rand 20 * AudOracle::DAY);
+		return $sql . set_clock($world);
+	}
+	$world->{now} += pick(1, AudOracle::HOUR, AudOracle::HOUR, int rand AudOracle::DAY, AudOracle::DAY + 1);
+	$world->{now} -= $world->{now} % AudOracle::HOUR, $world->{now} += AudOracle::HOUR
+	  if chance(0.5);
+	return set_clock($world);
+}
+
+sub set_clock
+{
+	my ($world) = @_;
+	return "SET audience.now = '" . timestamp_of($world->{now}) . "';\n";
+}
+
+# What a user is evaluated for: a user's clock never runs back.
+sub user_now
+{
+	my ($world, $user) = @_;
+	return max($world->{now}, $user->{as_of} // $world->{now});
 }
 
 # Evaluates users as of now and notes their transitions.
@@ -244,8 +394,10 @@ sub touch
 		my $user = $world->{users}{$name} //= AudOracle::random_user();
 		my %before = %{ $user->{in} };
 
-		evaluate($user, $name, $world->{now}, $world->{traits}, @{ $world->{segments} });
-		my $why = $reason ? "|$reason|" . ($event_of->{$name} // '') : '';
+		my $at = $user->{as_of} = user_now($world, $user);
+		evaluate($user, $name, $at, $world->{traits}, @{ $world->{segments} });
+		remember($world, $name, { at => $at });
+		my $why = $reason ? "|$reason|" . ($event_of->{$name} // '') . "|$at" : '';
 		$expect->{transitions}{"$name|$_"} = "added$why"
 		  foreach grep { !$before{$_} } keys %{ $user->{in} };
 		$expect->{transitions}{"$name|$_"} = "removed$why"
@@ -253,6 +405,60 @@ sub touch
 		$expect->{touched}{$name} = 1;
 	}
 	return;
+}
+
+# Notes what a user is in from an instant on.
+sub remember
+{
+	my ($world, $name, $piece) = @_;
+	my $user = $world->{users}{$name};
+	my $pieces = $world->{record}{$name} //= [];
+
+	$piece->{in} = $user ? join(',', sort keys %{ $user->{in} }) : '';
+	# merged into another, and made anew with the clock set back
+	$world->{twice}{$name} = 1 if @$pieces && $piece->{at} < $pieces->[-1]{at};
+	push @$pieces, $piece;
+	return;
+}
+
+# Brings those who are due to now.  Returns what everything was before, for
+# comparison: between then and now, memberships are those of each moment.
+sub expire_users
+{
+	my ($world) = @_;
+	my $was = {
+		now => $world->{now}, before => {}, traits => [ @{ $world->{traits} } ],
+		segments => [ map { { %$_, members => $_->{members} && { %{ $_->{members} } } } } @{ $world->{segments} } ] };
+
+	foreach my $name (keys %{ $world->{users} })
+	{
+		my $user = $world->{users}{$name};
+		my $from = $user->{as_of};
+
+		$was->{before}{$name} = {
+			%$user, events => { %{ $user->{events} } }, attributes => { %{ $user->{attributes} } } };
+		next if $from >= $world->{now};
+		$user->{as_of} = $world->{now};
+		evaluate($user, $name, $world->{now}, $world->{traits}, @{ $world->{segments} });
+		remember($world, $name, { from => $from, at => $world->{now}, due => $was });
+	}
+	return $was;
+}
+
+# run_due after a while of up to years, at once or in parts.
+sub run_due
+{
+	my ($world) = @_;
+
+	$world->{now} += pick(0, 1, int rand AudOracle::DAY, int rand 3 * AudOracle::DAY,
+		int rand 40 * AudOracle::DAY, chance(0.3) ? int rand 1000 * AudOracle::DAY : 0);
+	$world->{expect} = {
+		%{ expire_users($world) }, transitions => {}, touched => {}, free_history => 1 };
+	my $some = join '', map { "DO 'BEGIN PERFORM audience.run_due($_); END';\n" } map { int rand 5 } 1 .. pick(0, 0, 2);
+	return set_clock($world)
+	  . "DO 'BEGIN ASSERT NOT EXISTS (SELECT FROM audience.verify()), (SELECT string_agg(v::text, chr(10)) FROM audience.verify() v); END';\n"
+	  . "${some}DO 'BEGIN PERFORM audience.run_due(); END';\n"
+	  . "DO 'BEGIN ASSERT audience.run_due() = 0, ''more are due''; END';\n";
 }
 
 sub random_time
@@ -276,14 +482,15 @@ sub insert_events
 	foreach (1 .. $size)
 	{
 		my $name = pick(@names);
-		my $event = random_event(random_time($now), pick('e', 'E', '') . ++$world->{event}, $start);
+		my $event = random_event(random_time($now), pick('e', 'E', '') . ++$world->{event}, $now - 10 * AudOracle::DAY);
 		my $user = $world->{users}{$name};
 
 		# one that is there already, with other properties
 		if ($method =~ /ingest|conflict/ && $user && %{ $user->{events} } && chance(0.2))
 		{
 			my $old = $user->{events}{ pick(sort keys %{ $user->{events} }) };
-			@$event{qw(time id)} = @$old{qw(time id)};
+			@$event{qw(time id)} = @$old{qw(time id)}
+			  if $old->{time} <= $now + AudOracle::FUTURE_SKEW;
 		}
 		my $key = "$event->{time} $event->{id}";
 		my ($properties, $context) = event_json($event);
@@ -325,7 +532,8 @@ sub several_statements
 		  quote(pick(@names)), timestamp_of(random_time($world->{now})), $_, pick(@AudOracle::TYPES) } 1 .. 5)
 	  . ";\n";
 	my $sql = "BEGIN;\nSELECT audience.segment_create('undone', 'eventCount > 0 AND count(login, LAST ''1 day'') >= 1');\n"
-	  . "${undone}SELECT audience.profile_erase(user_id) FROM audience.profiles LIMIT 1;\nROLLBACK;\n";
+	  . "${undone}SELECT audience.profile_erase(user_id) FROM audience.profiles LIMIT 1;\n"
+	  . "SET audience.now = '2033-01-01T00:00:00Z';\nDO 'BEGIN PERFORM audience.run_due(); END';\nROLLBACK;\n";
 
 	$sql .= "BEGIN;\n" . insert_events($world, 1) . "SAVEPOINT s;\n$undone" . "ROLLBACK TO s;\n";
 	my %touched = %{ $world->{expect}{touched} };
@@ -343,7 +551,7 @@ sub set_attributes
 
 	foreach my $name (@who)
 	{
-		my $patch = AudOracle::random_patch($start);
+		my $patch = AudOracle::random_patch($world->{now} - 10 * AudOracle::DAY);
 		apply_patch($world->{users}{$name} //= AudOracle::random_user(), $patch);
 		push @items, [ $name, json_of([ 'o', $patch ]) ];
 	}
@@ -392,12 +600,15 @@ sub add_segment
 	return "SELECT audience.segment_create('$id', " . quote($json) . ");\n";
 }
 
-# A definition changes when every user has just been evaluated, so that both
-# sides mean the same now.
+# A definition changes when every user has just been evaluated, or those who
+# were due, so that both sides mean the same now.
 sub change_definitions
 {
 	my ($world) = @_;
-	my $sql = rebuild($world);
+	my $sql = "DO 'BEGIN PERFORM audience.run_due(); END';\n";
+
+	if (chance(0.5)) { $sql = rebuild($world); }
+	else { expire_users($world); }
 	my ($segment) = shuffle grep { $_->{rule} } @{ $world->{segments} };
 	my $roll = rand;
 
@@ -469,6 +680,7 @@ sub merge_users
 	}
 	touch($world, '', {}, $into);
 	$world->{expect}{transitions}{"$from|$_"} = 'removed' foreach keys %{ $old->{in} };
+	remember($world, $from, { at => user_now($world, $old) });
 	$world->{expect}{verify} = 1;
 	return 'SELECT audience.profile_merge(' . quote($from) . ', ' . quote($into) . ");\n";
 }
@@ -480,6 +692,7 @@ sub erase_user
 	return rebuild($world) unless defined $name;
 
 	delete $world->{users}{$name};
+	delete $world->{record}{$name};
 	delete $_->{members}{$name} foreach grep { $_->{members} } @{ $world->{segments} };
 	touch($world, '', {});
 	$world->{expect}{verify} = 1;

@@ -189,7 +189,9 @@ sub holds
 		after => sub { defined $_[0][2] && $_[0][0] eq 's' && $_[0][2] > $constant->[2] },
 		at_or_after => sub { defined $_[0][2] && $_[0][0] eq 's' && $_[0][2] >= $constant->[2] },
 		within_last => sub { defined $_[0][2] && $_[0][0] eq 's' && $now - $constant->[1] < $_[0][2] && $_[0][2] <= $now + FUTURE_SKEW },
-		before_last => sub { defined $_[0][2] && $_[0][0] eq 's' && $_[0][2] <= $now - $constant->[1] });
+		before_last => sub { defined $_[0][2] && $_[0][0] eq 's' && $_[0][2] <= $now - $constant->[1] },
+		within_next => sub { defined $_[0][2] && $_[0][0] eq 's' && $now < $_[0][2] && $_[0][2] <= $now + $constant->[1] },
+		after_next => sub { defined $_[0][2] && $_[0][0] eq 's' && $_[0][2] > $now + $constant->[1] });
 	if (my $test = $test{$operator})
 	{
 		return any { some($_, $test) } @values;
@@ -242,13 +244,13 @@ sub random_test
 		s => [qw(eq neq gt lte in not_in contains not_contains starts_with not_starts_with ends_with not_ends_with like not_like exists not_exists is_empty not_empty)],
 		b => [qw(eq neq gt lt exists not_exists)],
 		a => [qw(eq neq in contains not_contains contains_any contains_all contains_none starts_with exists is_empty not_empty)],
-		t => [qw(before at_or_before after at_or_after within_last before_last within_last before_last exists not_exists)]);
+		t => [qw(before at_or_before after at_or_after within_last before_last within_next after_next within_last within_next exists not_exists)]);
 	my $operator = pick(@{ $operators{$type} });
 	my ($constant, $json, $ci);
 	my $scalar = $type eq 'n' && $operator eq 'starts_with' ? 's' : $type;
 
 	if ($operator =~ /exists|empty/) { }
-	elsif ($operator =~ /_last\z/)
+	elsif ($operator =~ /_(last|next)\z/)
 	{
 		(my $us, $json) = random_duration();
 		$constant = [ 'duration', $us ];
@@ -332,7 +334,8 @@ sub event_values
 	return lookup($event->{properties}, $path);
 }
 
-# An event of a user at a time, with what it has of properties.
+# An event of a user at a time, with what it has of properties; timestamps
+# among them lie in the 40 days from "start" on.
 sub random_event
 {
 	my ($time, $id, $start) = @_;
@@ -374,7 +377,7 @@ sub random_where
 		my $json = $group eq 'not' ? $parts[0][0] : '[' . join(',', map { $_->[0] } @parts) . ']';
 		return ("{\"$group\":$json}", grouped($group, map { $_->[1] } @parts));
 	}
-	my $path = pick(sort keys %PROPERTY_TYPE);
+	my $path = pick(sort(keys %PROPERTY_TYPE), qw($time when when));
 	my ($json, $test) = random_test($PROPERTY_TYPE{$path}, $start);
 	($json, $test) = random_test('s', $start)
 	  while $path eq 'tags[*]' && $json =~ /contains|exists|empty/;
@@ -704,10 +707,15 @@ sub random_rule
 	my %fields = (
 		country => 's', plan => 's', age => 'n', 'address.city' => 's', vip => 'b',
 		lang => 'a', totalSpent => 'n', eventCount => 'n', lastActivity => 't',
-		nothing => 's', since => 't', userId => 's');
+		nothing => 's', since => 't', userId => 's', dates => 't', 'dates[*]' => 't',
+		'dates[-1]' => 't', 'offers[*].until' => 't');
 	$fields{ $_->{name} } = $_->{type} foreach @$traits;
-	my $field = chance(0.6) ? pick(map { $_->{name} } @$traits) : pick(sort keys %fields);
+	my $field = chance(0.5) ? pick(map { $_->{name} } @$traits)
+	  : pick(sort(keys %fields), qw(since lastActivity));
 	my ($json, $test) = random_test($fields{$field}, $start);
+	# with [*] the whole is no value, so these mean something else
+	($json, $test) = random_test($fields{$field}, $start)
+	  while $field =~ /\*/ && $json =~ /exists|empty/;
 	return ("{\"field\":\"$field\",$json}", sub {
 		my ($context) = @_;
 		return $test->($context->{now}, lookup($context->{document}, $field));
@@ -722,7 +730,14 @@ sub random_user
 	return { events => {}, attributes => {}, in => {} };
 }
 
-# A merge patch of attributes; null takes one away.
+sub random_instant
+{
+	my ($start) = @_;
+	return time_value($start + HOUR * (int rand 24 * 40) + pick(0, 0, 1, int rand HOUR));
+}
+
+# A merge patch of attributes; null takes one away.  Timestamps lie in the 40
+# days from "start" on.
 sub random_patch
 {
 	my ($start) = @_;
@@ -730,13 +745,15 @@ sub random_patch
 
 	foreach my $n (0 .. int rand 3)
 	{
-		my $key = pick(qw(country plan age address vip lang since t0 t1));
+		my $key = pick(qw(country plan age address vip lang since since dates offers t0 t1));
 		$patch{$key} =
 		    $key eq 'age' ? random_number()
 		  : $key eq 'vip' ? [ 'b', int rand 2 ]
 		  : $key eq 'lang' ? [ 'a', map { random_word() } 0 .. int rand 2 ]
 		  : $key eq 'address' ? [ 'o', { city => random_word() } ]
-		  : $key eq 'since' ? time_value($start + HOUR * int rand 24 * 40)
+		  : $key eq 'since' ? random_instant($start)
+		  : $key eq 'dates' ? [ 'a', map { chance(0.9) ? random_instant($start) : random_word() } 0 .. int rand 3 ]
+		  : $key eq 'offers' ? [ 'a', map { [ 'o', { until => random_instant($start) } ] } 0 .. int rand 3 ]
 		  : random_word();
 		$patch{$key} = ['z'] if chance(0.15);
 	}
