@@ -352,3 +352,20 @@ SET audience.now = '2031-07-01T00:00:00Z';
 SELECT audience.run_due(), audience.run_due();
 SELECT t FROM pg_temp.turns() t WHERE t LIKE 'w %';
 SELECT * FROM audience.verify();
+
+-- without audience.now, whoever was evaluated ahead of the real clock comes
+-- back: what lies beyond the windows' skew then enters when it is near enough
+SELECT audience.segment_create('two', 'count(k, LAST ''30 days'') >= 2');
+SELECT audience.segment_create('ahead', 'last_time(k) WITHIN LAST ''30 days''');
+SELECT audience.segment_create('no_b', 'count(b, LAST ''20 days'') = 0 AND count(k) > 0');
+SELECT pg_temp.set_now(now() + interval '10 days');
+SELECT count(audience.event_ingest(jsonb_build_object('userId', 'r', 'eventType', t, 'eventId', t))) FROM unnest('{k,b}'::text[]) t;
+RESET audience.now;
+SELECT count(audience.event_ingest('{"userId":"r","eventType":"k","eventId":"2"}'));
+SELECT due_at - last_seen FROM audience.timers JOIN audience.profiles USING (user_id) WHERE user_id = 'r';
+SELECT segment_id, action, reason, CASE WHEN occurred_at < now() + interval '1 day' THEN 'now' ELSE 'ahead' END FROM audience.transitions WHERE user_id = 'r' ORDER BY seq, 1;
+SELECT user_id, problem, detail FROM audience.verify() WHERE user_id = 'r';
+SELECT pg_temp.set_now(now() + interval '100 days');
+SELECT audience.run_due() > 0;
+SELECT segment_id, action, occurred_at - last_seen FROM audience.transitions JOIN audience.profiles USING (user_id) WHERE user_id = 'r' AND reason = 'expired' AND (segment_id, action) <> ('two', 'removed') ORDER BY seq, 1;
+SELECT user_id, problem, detail FROM audience.verify() WHERE user_id = 'r';
