@@ -38,6 +38,9 @@ PG_FUNCTION_INFO_V1(aud_run_due);
 /* users whose timers are looked at together */
 #define USERS_AT_ONCE	1000
 
+/* what a user's states may take, with what earlier instants have left, in bytes */
+#define USER_ROOM		(256 * 1024)
+
 /* How far run_due has come in the order of the timers. */
 typedef struct DueCursor
 {
@@ -45,11 +48,35 @@ typedef struct DueCursor
 	char	   *user_id;
 } DueCursor;
 
+/*
+ * Moves the user's states, which are in the current context, to a new one that
+ * takes its place, if much has gathered there: states that are made anew leave
+ * behind what they were.
+ */
+static void
+tidy_states(const AudDefinitions *defs, AudUser *user)
+{
+	MemoryContext room = CurrentMemoryContext;
+	MemoryContext next;
+
+	if (MemoryContextMemAllocated(room, true) <= USER_ROOM)
+		return;
+	next = AllocSetContextCreate(MemoryContextGetParent(room), "audience due user",
+								 ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(next);
+	aud_user_state_read(defs, user, aud_user_state_write(defs, user));
+	user->touched = NULL;
+	user->ntouched = user->max_touched = 0;
+	MemoryContextDelete(room);
+}
+
 /* Evaluates one user at its due instants, one after the other, up to now. */
 static void
 expire_user(AudBatch *batch, AudAdvance *advance, AudDecider *decider, int index)
 {
 	AudUser    *user = &batch->users[index];
+	MemoryContext old = MemoryContextSwitchTo(AllocSetContextCreate(batch->mcxt, "audience due user",
+																	ALLOCSET_SMALL_SIZES));
 
 	user->now = Max(user->armed, user->as_of);
 	for (;;)
@@ -58,6 +85,7 @@ expire_user(AudBatch *batch, AudAdvance *advance, AudDecider *decider, int index
 		aud_advance_user(advance, user);
 		aud_decide_user(batch, decider, index);
 		user->as_of = user->now;
+		tidy_states(batch->defs, user);
 		if (user->next_change > batch->clock.now)
 			break;
 
@@ -72,6 +100,7 @@ expire_user(AudBatch *batch, AudAdvance *advance, AudDecider *decider, int index
 	}
 	user->armed = user->next_change;
 	user->arm = user->write = true;
+	MemoryContextSwitchTo(old);
 }
 
 /*

@@ -369,3 +369,19 @@ SELECT pg_temp.set_now(now() + interval '100 days');
 SELECT audience.run_due() > 0;
 SELECT segment_id, action, occurred_at - last_seen FROM audience.transitions JOIN audience.profiles USING (user_id) WHERE user_id = 'r' AND reason = 'expired' AND (segment_id, action) <> ('two', 'removed') ORDER BY seq, 1;
 SELECT user_id, problem, detail FROM audience.verify() WHERE user_id = 'r';
+
+-- a user with many instants due, at each of which states are made anew, takes
+-- no more memory than one with few
+SELECT audience.segment_create('many', 'count_distinct(m.v WHERE $time WITHIN LAST ''1 day'') >= 1000');
+SET audience.now = '2040-01-01T00:00:00Z';
+INSERT INTO audience.events (user_id, event_type, occurred_at, event_id, properties)
+SELECT 'm', 'm', timestamptz '2040-01-01 00:00Z' - n * interval '1 minute', n, jsonb_build_object('v', repeat('x', 200) || n) FROM generate_series(1, 600) n;
+CREATE FUNCTION pg_temp.most_memory() RETURNS int LANGUAGE sql AS $$
+	SELECT substring(pg_read_file('/proc/self/status') FROM 'VmHWM:\s+(\d+)')::int
+$$;
+SELECT pg_temp.most_memory() AS before \gset
+SET audience.now = '2041-01-01T00:00:00Z';
+SELECT audience.run_due() > 0;
+SELECT pg_temp.most_memory() - :before < 50000;
+SELECT evaluated_at FROM audience.profiles WHERE user_id = 'm';
+SELECT * FROM audience.verify();
