@@ -204,6 +204,32 @@ damage_is('a history that says a user of no profile is in',
 	history('gone', number_of('spenders'), 'true', 'backfill'),
 	'transition|gone|spenders|the last one is number N, "added", but there is no membership');
 
+# timers: each is what the profile says, and whom time has moved has one that
+# is due; the state of before there was a segment has none
+$node->safe_psql('postgres', $now . <<'SQL');
+SELECT audience.profile_set('tim', '{"until":"2026-06-20"}');
+CREATE TABLE untimed AS SELECT user_id, state FROM audience.profiles WHERE user_id = 'tim';
+SELECT audience.segment_create('Soon', $$until WITHIN NEXT '3 days'$$);
+SQL
+my $untimed = "UPDATE audience.profiles SET state = untimed.state FROM untimed WHERE profiles.user_id = 'tim';\n"
+  . 'DELETE FROM audience.timers';
+damage_is('a timer is gone', "DELETE FROM audience.timers WHERE user_id = 'tim'",
+	'timer|tim||it is set to nothing, the profile has 2026-06-17T00:00:00Z');
+damage_is('a timer is late', "UPDATE audience.timers SET due_at = '2026-06-17T00:00:00.000001Z'",
+	'timer|tim||it is set to 2026-06-17T00:00:00.000001Z, the profile has 2026-06-17T00:00:00Z');
+damage_is('a timer of nobody', "INSERT INTO audience.timers (user_id, due_at) VALUES ('gone', '2026-06-17')",
+	'timer|gone||it is set to 2026-06-17T00:00:00Z, the profile has nothing');
+damage_is('no timer, before it is due', "SET LOCAL audience.now = '2026-06-16T23:59:59.999999Z';\n$untimed");
+damage_is('no timer, when it is due', "SET LOCAL audience.now = '2026-06-17T00:00:00Z';\n$untimed",
+	'timer|tim|soon|by time alone the user has entered, but no timer is due');
+damage_is('a timer that is due', "SET LOCAL audience.now = '2026-06-17T00:00:00Z'");
+$node->safe_psql('postgres', "SET audience.now = '2026-06-17T00:00:00Z'; SELECT audience.run_due()");
+damage_is('no timer, when leaving is due', "SET LOCAL audience.now = '2026-06-20T00:00:00Z';\n"
+	  . $untimed . ";\nUPDATE audience.profiles SET evaluated_at = '2026-06-17' WHERE user_id = 'tim'",
+	'timer|tim|soon|by time alone the user has left, but no timer is due');
+$node->safe_psql('postgres', "SELECT audience.segment_delete('soon'); SELECT audience.profile_erase('tim')");
+verify_empty($node);
+
 # numbers of segments
 my $german = $node->safe_psql('postgres', 'SELECT number FROM audience.segments WHERE id = ' . "'german'");
 damage_is('a number means nothing',
