@@ -139,7 +139,8 @@ BEGIN
 			added := audience.aggregates_add(ARRAY(SELECT audience.rule_aggregates(rules)));
 		END IF;
 		IF new_rules OR active <> segment.active THEN
-			PERFORM audience.refresh_forget(concerned, segment.pending);
+			-- whoever leaves is not filled, and nor are those that refer to it
+			PERFORM audience.refresh_forget(CASE WHEN active THEN concerned ELSE ARRAY[segment.number] END, segment.pending);
 		END IF;
 		IF NOT active AND segment.active THEN
 			PERFORM audience.fill_now(ARRAY[segment.number], added, 'deactivated', 'rule_evaluation');
