@@ -116,12 +116,14 @@ BEGIN
 	-- everyone is whole up to this number, so older fills are done as well
 	built := ARRAY(SELECT s.number FROM audience.segments s
 		WHERE s.pending <= refresh_finish.fill AND s.status = 'building');
-	UPDATE audience.segments s SET pending = NULL, pending_reason = NULL, status = 'ready'
+	-- those that refer to one of these now see its members; as long as they have not,
+	-- such as are building themselves are not whole
+	concerned := ARRAY(SELECT DISTINCT d FROM unnest(built) b, unnest(audience.dependents(ARRAY[b])) d WHERE d <> b);
+	UPDATE audience.segments s SET pending = NULL, pending_reason = NULL,
+		status = CASE WHEN s.number = ANY (concerned) THEN s.status ELSE 'ready' END
 	WHERE s.pending <= refresh_finish.fill;
 	UPDATE audience.aggregates a SET pending = NULL WHERE a.pending <= refresh_finish.fill;
 	DELETE FROM audience.refreshes r WHERE r.fill <= refresh_finish.fill;
-	-- those that refer to a segment now see its members
-	concerned := ARRAY(SELECT d FROM unnest(audience.dependents(built)) d WHERE d <> ALL (built));
 	IF concerned <> '{}' THEN
 		PERFORM audience.refresh_schedule(concerned[1], concerned, NULL, 'backfill');
 	END IF;
