@@ -103,7 +103,7 @@ $$ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_t
 COMMENT ON FUNCTION audience.refresh_step(bigint, integer) IS
 	'evaluates the next users for a fill; false: there are no more; for segment_refresh and the scheduler';
 
-CREATE FUNCTION audience.refresh_finish(fill bigint) RETURNS void
+CREATE FUNCTION audience.refresh_finish(fill bigint) RETURNS bigint
 AS $$
 DECLARE
 	built integer[];
@@ -111,7 +111,7 @@ DECLARE
 BEGIN
 	PERFORM audience.definitions_lock();
 	IF NOT EXISTS (SELECT FROM audience.refreshes r WHERE r.fill = refresh_finish.fill AND r.finishing) THEN
-		RETURN;
+		RETURN NULL;
 	END IF;
 	-- everyone is whole up to this number, so older fills are done as well
 	built := ARRAY(SELECT s.number FROM audience.segments s
@@ -127,10 +127,11 @@ BEGIN
 	IF concerned <> '{}' THEN
 		PERFORM audience.refresh_schedule(concerned[1], concerned, NULL, 'backfill');
 	END IF;
+	RETURN (SELECT s.pending FROM audience.segments s WHERE s.number = concerned[1]);
 END
 $$ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION audience.refresh_finish(bigint) IS
-	'ends a fill that has gone through all users: its segments are whole; for segment_refresh and the scheduler';
+	'ends a fill that has gone through all users: its segments are whole; the fill that follows, for those that refer to them, or null; for segment_refresh and the scheduler';
 
 CREATE FUNCTION audience.refresh_pending(id text) RETURNS bigint
 AS 'SELECT s.pending FROM audience.segments s WHERE s.id = refresh_pending.id'
@@ -168,6 +169,7 @@ CREATE PROCEDURE audience.segment_refresh(id text)
 AS $$
 DECLARE
 	wanted bigint := audience.refresh_begin(id);
+	following bigint;
 	said timestamptz := pg_catalog.clock_timestamp();
 BEGIN
 	COMMIT;
@@ -180,12 +182,12 @@ BEGIN
 			END IF;
 		END LOOP;
 		COMMIT;
-		PERFORM audience.refresh_finish(wanted);
+		following := audience.refresh_finish(wanted);
 		COMMIT;
-		-- a change of the segment meanwhile has begun another one
-		wanted := audience.refresh_pending(id);
+		-- a change of the segment meanwhile has begun another one; the newer of two does for both
+		wanted := greatest(following, audience.refresh_pending(id));
 	END LOOP;
 END
 $$ LANGUAGE plpgsql;
 COMMENT ON PROCEDURE audience.segment_refresh(text) IS
-	'evaluates everyone anew for a segment, in chunks that commit; goes on with a fill that was interrupted';
+	'evaluates everyone anew for a segment, and then for those that waited for it, in chunks that commit; goes on with a fill that was interrupted';
