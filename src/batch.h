@@ -123,6 +123,7 @@ typedef struct AudBatch
 	const char *reason;			/* of transitions, but those of "fill" segments */
 	bool		read_only;		/* nothing is written: see what the active snapshot sees */
 	bool		expiring;		/* from one due instant of a user to the next (timers.c) */
+	bool		visiting;		/* for a fill: what it finds has changed by its reason */
 	bool	   *refill;			/* by aggregate: made anew for every user; NULL: none */
 
 	int			nusers;

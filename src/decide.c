@@ -339,6 +339,39 @@ fill_static(AudBatch *batch, AudDecider *decider, int index)
 	change->store = change->anew = segment->is_member_source;
 }
 
+/*
+ * Has the membership in a segment that is pending for the user changed by the
+ * fill's reason?  Not if the rule, as the user was before, gave what is stored:
+ * then it is the statement's doing.  What was before is not known of aggregates
+ * that are pending; nor is it, once the fill has changed another membership.
+ */
+static bool
+is_fills_change(const AudBatch *batch, const AudDecider *decider, int index, bool rule_before,
+				bool stored)
+{
+	const AudDefinitions *defs = batch->defs;
+
+	if (batch->visiting || decider->fill_changed || rule_before != stored)
+		return true;
+	for (int i = 0; i < defs->npending_aggregates; i++)
+	{
+		int			aggregate = defs->pending_aggregates[i];
+		const AudRoute *route = &defs->routes[aggregate];
+
+		if (defs->aggregates[aggregate].pending <= decider->user->filled)
+			continue;
+		for (int l = 0; l < route->nleaves; l++)
+		{
+			const AudLeaf *leaf = &defs->leaves[route->leaves[l]];
+
+			for (int s = 0; s < leaf->nsegments; s++)
+				if (leaf->segments[s] == index)
+					return true;
+		}
+	}
+	return false;
+}
+
 /* Decides one candidate. */
 static void
 decide_segment(AudBatch *batch, AudDecider *decider, int index)
@@ -347,6 +380,7 @@ decide_segment(AudBatch *batch, AudDecider *decider, int index)
 	AudUser    *user = decider->user;
 	bool		fill = batch->fill_all || (batch->fill != NULL && batch->fill[index]);
 	bool		pending = !fill && segment->pending > user->filled;
+	const char *reason = fill ? batch->fill_reason : batch->reason;
 	bool		before,
 				after;
 
@@ -369,11 +403,17 @@ decide_segment(AudBatch *batch, AudDecider *decider, int index)
 			aud_decider_run(decider, segment->program, true);
 	if (before == after)
 		return;
+	if (pending && !user->is_new &&
+		is_fills_change(batch, decider, index,
+						segment->is_member_source &&
+						aud_decider_run(decider, segment->program, true), before))
+	{
+		reason = segment->pending_reason;
+		decider->fill_changed = true;
+	}
 	/* a rule that holds scores 1: each group has what it needs */
 	change_membership(batch, decider, index, after,
-					  after ? 1 : aud_decider_score(decider, segment->program),
-					  fill ? batch->fill_reason :
-					  pending && !user->is_new ? segment->pending_reason : batch->reason);
+					  after ? 1 : aud_decider_score(decider, segment->program), reason);
 }
 
 /* The static segments that the caller enters the user into, or takes it out of. */

@@ -49,6 +49,7 @@ aud_decider_set_user(AudDecider *decider, AudUser *user, const AudClock *clock)
 	decider->now.now = user->now;
 	decider->before.max_future_skew = decider->now.max_future_skew = clock->max_future_skew;
 	decider->any_turned = false;
+	decider->fill_changed = false;
 }
 
 /* The attributes as a value to walk from. */

@@ -27,6 +27,7 @@ struct AudDecider
 	uint64	   *candidates;		/* bit for each segment by rank */
 	int			nwords;
 	bool		any_turned;
+	bool		fill_changed;	/* a membership of the user has changed by a fill's reason */
 	uint64		nusers;
 	uint64		nevaluated;		/* rules */
 	MemoryContext mcxt;			/* of what one user's decision leaves behind */

@@ -172,6 +172,7 @@ aud_fill_chunk(PG_FUNCTION_ARGS)
 	nestlevel = aud_store_begin();
 	defs = aud_definitions_get_shared();
 	batch = aud_batch_begin(defs, "expired");
+	batch->visiting = true;
 	args[0] = PG_GETARG_DATUM(0);
 	args[1] = Int64GetDatum(PG_GETARG_INT32(1));
 	n = aud_store_execute(AUD_NEXT_IDS, args, NULL, false);
