@@ -163,9 +163,10 @@ CREATE TABLE audience.refreshes (
 	position text COLLATE "C" NOT NULL DEFAULT '',
 	finishing boolean NOT NULL DEFAULT false,
 	users_done bigint NOT NULL DEFAULT 0,
-	users_total bigint NOT NULL,
+	users_total bigint,
 	started_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-	worked_seconds double precision NOT NULL DEFAULT 0
+	worked_seconds double precision NOT NULL DEFAULT 0,
+	next_users integer NOT NULL DEFAULT 100
 );
 ALTER SEQUENCE audience.fill_seq OWNED BY audience.refreshes.fill;
 COMMENT ON TABLE audience.refreshes IS
@@ -175,9 +176,10 @@ COMMENT ON COLUMN audience.refreshes.segment_number IS 'the segment it is for; o
 COMMENT ON COLUMN audience.refreshes.position IS 'the last user that is done, in the order of ids';
 COMMENT ON COLUMN audience.refreshes.finishing IS 'all users are done; what is left is to say so';
 COMMENT ON COLUMN audience.refreshes.users_done IS 'users done';
-COMMENT ON COLUMN audience.refreshes.users_total IS 'users when it began';
+COMMENT ON COLUMN audience.refreshes.users_total IS 'users when the first of them were done';
 COMMENT ON COLUMN audience.refreshes.started_at IS 'when it began';
 COMMENT ON COLUMN audience.refreshes.worked_seconds IS 'time that its chunks have taken';
+COMMENT ON COLUMN audience.refreshes.next_users IS 'how many users make a chunk that is neither long nor tiny';
 
 CREATE TABLE audience.definition_version (
 	version bigint NOT NULL

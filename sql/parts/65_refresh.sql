@@ -42,8 +42,7 @@ AS $$
 DECLARE
 	new_fill bigint;
 BEGIN
-	INSERT INTO audience.refreshes (segment_number, users_total)
-	VALUES (refresh_schedule.segment_number, (SELECT count(*) FROM audience.profiles))
+	INSERT INTO audience.refreshes (segment_number) VALUES (refresh_schedule.segment_number)
 	RETURNING fill INTO new_fill;
 	PERFORM audience.aggregates_add(ARRAY(SELECT audience.rule_aggregates(rules)), new_fill);
 	UPDATE audience.segments s SET pending = new_fill, pending_reason = reason
@@ -79,29 +78,41 @@ COMMENT ON FUNCTION audience.refresh_begin(text) IS
 	'begins to evaluate everyone anew for a segment, or goes on with what has begun; the fill''s number, null for an inactive segment; for segment_refresh';
 
 -- Whoever works on a fill holds its row for a chunk's time, so several take turns.
-CREATE FUNCTION audience.refresh_step(fill bigint, users integer DEFAULT 1000) RETURNS boolean
+-- Ingestion may have to wait for a chunk, and some users take a thousand times as
+-- long as others: the last chunk's rate says how many users take a tenth of a second.
+CREATE FUNCTION audience.refresh_step(fill bigint, users integer DEFAULT NULL) RETURNS boolean
 AS $$
 DECLARE
 	refresh audience.refreshes;
+	most integer;
 	chunk record;
-	start timestamptz := clock_timestamp();
+	start timestamptz;
+	seconds double precision;
 BEGIN
 	PERFORM audience.definitions_lock_shared();
 	SELECT r.* INTO refresh FROM audience.refreshes r WHERE r.fill = refresh_step.fill FOR UPDATE;
 	IF NOT FOUND OR refresh.finishing THEN
 		RETURN false;
 	END IF;
-	chunk := audience.fill_chunk(refresh.position, users);
+	-- not when it was scheduled: nobody ingests then
+	IF refresh.users_total IS NULL THEN
+		UPDATE audience.refreshes r SET users_total = (SELECT count(*) FROM audience.profiles)
+		WHERE r.fill = refresh_step.fill;
+	END IF;
+	most := coalesce(users, refresh.next_users);
+	start := clock_timestamp();
+	chunk := audience.fill_chunk(refresh.position, most);
+	seconds := extract(epoch FROM clock_timestamp() - start);
 	UPDATE audience.refreshes r
 	SET position = coalesce(chunk.last, r.position), users_done = r.users_done + chunk.users,
-		finishing = chunk.users < refresh_step.users,
-		worked_seconds = r.worked_seconds + extract(epoch FROM clock_timestamp() - start)
+		finishing = chunk.users < most, worked_seconds = r.worked_seconds + seconds,
+		next_users = least(5000, greatest(10, most / 10, least(most * 10, chunk.users * 0.1 / greatest(seconds, 0.0001))))
 	WHERE r.fill = refresh_step.fill;
-	RETURN chunk.users = refresh_step.users;
+	RETURN chunk.users = most;
 END
 $$ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION audience.refresh_step(bigint, integer) IS
-	'evaluates the next users for a fill; false: there are no more; for segment_refresh and the scheduler';
+	'evaluates the next users for a fill, so many or as many as take a tenth of a second; false: there are no more; for segment_refresh and the scheduler';
 
 CREATE FUNCTION audience.refresh_finish(fill bigint) RETURNS bigint
 AS $$
@@ -140,7 +151,7 @@ COMMENT ON FUNCTION audience.refresh_pending(text) IS 'the fill that a segment w
 
 CREATE VIEW audience.segment_refresh_progress AS
 	SELECT n.segment_id, CASE WHEN r.finishing THEN 'finishing' ELSE 'filling' END AS phase,
-		r.users_done, greatest(r.users_total, r.users_done) AS users_total,
+		r.users_done, CASE WHEN r.users_total IS NOT NULL THEN greatest(r.users_total, r.users_done) END AS users_total,
 		pg_catalog.round((r.users_done / nullif(r.worked_seconds, 0))::numeric) AS users_per_second,
 		pg_catalog.make_interval(secs => greatest(r.users_total - r.users_done, 0) * r.worked_seconds / nullif(r.users_done, 0)) AS time_left,
 		r.started_at, r.fill
@@ -149,7 +160,7 @@ COMMENT ON VIEW audience.segment_refresh_progress IS 'fills that go through the 
 COMMENT ON COLUMN audience.segment_refresh_progress.segment_id IS 'the segment it is for';
 COMMENT ON COLUMN audience.segment_refresh_progress.phase IS 'filling, or finishing: all users are done';
 COMMENT ON COLUMN audience.segment_refresh_progress.users_done IS 'users done';
-COMMENT ON COLUMN audience.segment_refresh_progress.users_total IS 'users there were when it began';
+COMMENT ON COLUMN audience.segment_refresh_progress.users_total IS 'users there were when it began; null: they have not been counted yet';
 COMMENT ON COLUMN audience.segment_refresh_progress.users_per_second IS 'users per second of work; null: none yet';
 COMMENT ON COLUMN audience.segment_refresh_progress.time_left IS 'how long the rest will take at that rate';
 COMMENT ON COLUMN audience.segment_refresh_progress.started_at IS 'when it began';

@@ -304,6 +304,19 @@ CALL audience.segment_refresh('base');
 SELECT pg_temp.stand('base');
 SELECT * FROM audience.verify();
 
+-- whoever may define segments may call it
+CREATE ROLE "regress audience filler";
+SELECT audience.grant_access('"regress audience filler"', 'admin');
+SET ROLE "regress audience filler";
+SELECT audience.segment_create('filled', 'eventCount >= 4', refresh => 'later');
+CALL audience.segment_refresh('filled');
+SELECT segment_id FROM audience.segment_refresh_progress;
+SELECT count(*) > 0 FROM audience.segment_members('filled');
+SELECT audience.segment_delete('filled');
+RESET ROLE;
+DROP OWNED BY "regress audience filler";
+DROP ROLE "regress audience filler";
+
 --
 -- A refresh of a healthy segment writes nothing, and says nothing when it is
 -- quick; who is wrong is put right by it.
