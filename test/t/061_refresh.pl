@@ -280,7 +280,7 @@ SQL
 	my ($chunk) = map { $_->[0] } rows_of($node, <<'SQL', $db);
 SELECT round(1000 * max(b - a)::numeric, 1) FROM (
 	SELECT extract(epoch FROM a) AS a, extract(epoch FROM clock_timestamp()) AS b
-	FROM (SELECT clock_timestamp() AS a, audience.refresh_step(audience.refresh_pending('spenders')) OFFSET 0) x) y
+	FROM (SELECT clock_timestamp() AS a, audience.refresh_step(audience.refresh_pending('spenders'), 1000) OFFSET 0) x) y
 SQL
 	my $took = seconds_of($db, q{CALL audience.segment_refresh('spenders')});
 	note(sprintf 'a chunk of 1000 users, trait rule: %s ms; alone %.0f users/s', $chunk, ($users - 1000) / $took);
@@ -309,6 +309,15 @@ SQL
 	note(sprintf 'ingestion: %d statements, median %.1f ms, longest %.0f ms; fills: %s users/s',
 		scalar @latencies, $latencies[ @latencies / 2 ], $latencies[-1], join ', ', @rates);
 	cmp_ok($latencies[-1], '<', 1000, 'no statement that ingests waits for a second');
+
+	# two at one fill take turns, and neither fails
+	my @output = (['', ''], ['', '']);
+	$node->safe_psql($db, q{SELECT audience.segment_update('visitors', rules => 'count(visit) >= 2', refresh => 'later')});
+	my @runs = map { start_tool(\$_->[0], \$_->[1], 'psql', '-X', '-q', '-d', $db, '-c', q{SET client_min_messages = warning},
+			'-c', q{CALL audience.segment_refresh('visitors')}) } @output;
+	$_->finish foreach @runs;
+	is("$output[0][1]$output[1][1]", '', 'two sessions work at one fill');
+	is($node->safe_psql($db, $visitors), $node->safe_psql($db, $really), 'and it has everybody');
 
 	# canceled: what is done is kept, and the rest is all that is left
 	$node->safe_psql($db, q{SELECT audience.segment_update('visitors', rules => 'count(visit) >= 2 AND totalSpent >= 0', refresh => 'later')});
