@@ -13,6 +13,9 @@
  * audience.worker_naptime.  Where audience.now is set for the database (or the
  * server), time is somebody else's: nothing happens by itself.
  *
+ * While a dump is being restored it waits: timers and fills may be there before
+ * the users and events that they are about.
+ *
  * Fills: audience.refresh_work goes on, a chunk of users at a time, with what
  * "refresh => 'later'" or an interrupted segment_refresh has left.
  *
@@ -25,7 +28,9 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "pgstat.h"
 #include "storage/ipc.h"
+#include "utils/backend_status.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/timestamp.h"
@@ -36,6 +41,9 @@
 #define TIMERS_BATCH		1000
 /* until another look at users whom some other transaction has locked */
 #define LOCKED_MS			200
+/* how long after the last sign of a restore it counts as over, and until another look */
+#define RESTORE_GAP_MS		5000
+#define RESTORE_LOOK_MS		1000
 /* until another try to end a fill while definitions are in use */
 #define BUSY_MS				1000
 
@@ -81,6 +89,63 @@ time_is_set(void)
 	return now != NULL && *now != '\0';
 }
 
+/*
+ * Is a restore at work on this database?  The extension was created by a dump's
+ * script (table restoring says by whom), and that session, or one of
+ * pg_restore's, is there, or was a moment ago: parallel ones come and go.
+ */
+static bool
+restore_goes_on(void)
+{
+	static bool over = false;
+	static TimestampTz last_seen = DT_NOBEGIN;
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz started_at;
+	int			pid;
+	bool		isnull;
+
+	if (over)
+		return false;
+	if (SPI_execute("SELECT pid, started_at FROM audience.restoring", false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read table \"restoring\"");
+	over = SPI_processed == 0;
+	if (over)
+		return false;
+	pid = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	started_at = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
+	for (int i = 1; i <= pgstat_fetch_stat_numbackends(); i++)
+	{
+		PgBackendStatus *backend = &pgstat_fetch_stat_local_beentry(i)->backendStatus;
+
+		if (backend->st_databaseid == MyDatabaseId &&
+			((backend->st_procpid == pid && backend->st_proc_start_timestamp == started_at) ||
+			 strncmp(backend->st_appname, "pg_restore", strlen("pg_restore")) == 0))
+			last_seen = now;
+	}
+	if (last_seen == DT_NOBEGIN)
+		last_seen = now;
+	if (!TimestampDifferenceExceeds(last_seen, now, RESTORE_GAP_MS))
+		return true;
+	if (SPI_execute("DELETE FROM audience.restoring", false, 0) != SPI_OK_DELETE)
+		elog(ERROR, "could not empty table \"restoring\"");
+	over = true;
+	return false;
+}
+
+/* Is there a reason to do nothing?  Then the step says so. */
+static bool
+must_wait(AudStep *step)
+{
+	if (time_is_set())
+		step->idle = AUD_ACTIVITY_PAUSED;
+	else if (restore_goes_on())
+	{
+		step->idle = AUD_ACTIVITY_RESTORE;
+		step->again = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RESTORE_LOOK_MS);
+	}
+	return step->idle != AUD_ACTIVITY_SLEEPING;
+}
+
 /* Puts into the statistics what a step with timers came to. */
 static void
 report_timers(int64 done, TimestampTz next_due_at)
@@ -102,12 +167,11 @@ run_timers(AudStep *step)
 	int64		done;
 	bool		isnull;
 
-	if (time_is_set())
+	if (must_wait(step))
 	{
 		LWLockAcquire(aud_workers->lock, LW_EXCLUSIVE);
 		aud_frame_slot->next_due_at = DT_NOEND;
 		LWLockRelease(aud_workers->lock);
-		step->paused = true;
 		return;
 	}
 	done = DatumGetInt64(query_value(prepare_once(&run_plan,
@@ -145,11 +209,8 @@ run_fills(AudStep *step)
 	bool		isnull;
 	int32		left;
 
-	if (time_is_set())
-	{
-		step->paused = true;
+	if (must_wait(step))
 		return;
-	}
 	left = DatumGetInt32(query_value(prepare_once(&plan, "SELECT audience.refresh_work()"), &isnull));
 	step->more = left == 1;
 	if (left == 2)

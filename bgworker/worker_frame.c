@@ -278,7 +278,7 @@ run_sql_step(AudJob *job, AudStep *step)
 static void
 run_step(AudJob *job, AudWorkerJobWord *word)
 {
-	AudStep		step = {.again = DT_NOEND};
+	AudStep		step = {.again = DT_NOEND, .idle = AUD_ACTIVITY_SLEEPING};
 	TimestampTz latest;
 	Oid			user;
 	int			context;
@@ -305,7 +305,7 @@ run_step(AudJob *job, AudWorkerJobWord *word)
 	running = NULL;
 
 	job->failures = 0;
-	job->paused = step.paused;
+	job->idle = step.idle;
 	latest = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), (int64) aud_worker_naptime * 1000);
 	job->again = step.more ? DT_NOBEGIN : Min(step.again, latest);
 	pg_atomic_write_u64(&word->again, (uint64) job->again);
@@ -353,8 +353,8 @@ sleep_until(TimestampTz until, AudJob *jobs, int njobs)
 	for (int i = 0; i < njobs; i++)
 		if (jobs[i].failures > 0)
 			activity = AUD_ACTIVITY_BACKING_OFF;
-		else if (jobs[i].paused && activity == AUD_ACTIVITY_SLEEPING)
-			activity = AUD_ACTIVITY_PAUSED;
+		else if (activity == AUD_ACTIVITY_SLEEPING)
+			activity = jobs[i].idle;
 	set_activity(activity);
 	(void) pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
@@ -456,7 +456,7 @@ recover(MemoryContext context, AudJob *jobs, int njobs)
 				continue;
 			if (jobs[i].failures < INT_MAX)
 				jobs[i].failures++;
-			jobs[i].paused = false;
+			jobs[i].idle = AUD_ACTIVITY_SLEEPING;
 			jobs[i].again = TimestampTzPlusMilliseconds(now, aud_frame_backoff_ms(jobs[i].failures));
 		}
 	}
@@ -473,7 +473,10 @@ aud_frame_run(AudJob *jobs, int njobs)
 
 	Assert(njobs <= AUD_WORKER_JOBS);
 	for (int i = 0; i < njobs; i++)
+	{
 		jobs[i].again = DT_NOBEGIN;
+		jobs[i].idle = AUD_ACTIVITY_SLEEPING;
+	}
 	MemoryContextSwitchTo(context);
 	while (!leaving)
 	{

@@ -18,7 +18,7 @@
 typedef struct AudStep
 {
 	bool		more;			/* there is more to do: now, but for jobs before this one */
-	bool		paused;			/* does nothing by order; for the statistics */
+	AudWorkerActivity idle;		/* why it does nothing, for the statistics; or SLEEPING */
 	TimestampTz again;			/* without more: when to look again; DT_NOEND: when woken */
 } AudStep;
 
@@ -26,7 +26,7 @@ typedef struct AudStep
  * A kind of work.  The step does a small part of it, in a transaction of its
  * own, which the frame starts and commits; with "sql", connected to SPI, with
  * a snapshot, as the extension's owner.  It may throw.  "step" is zeroed but
- * for "again", which is DT_NOEND.
+ * for "again", which is DT_NOEND, and "idle".
  */
 typedef struct AudJob
 {
@@ -37,7 +37,7 @@ typedef struct AudJob
 	/* from here on the frame's */
 	TimestampTz again;
 	int			failures;		/* in a row; > 0: backing off until "again" */
-	bool		paused;
+	AudWorkerActivity idle;
 } AudJob;
 
 /* this process's slot; for changes the lock, see workers.h */

@@ -578,6 +578,8 @@ state_name(const AudWorkerSlot *slot)
 			return "sleeping";
 		case AUD_ACTIVITY_PAUSED:
 			return "idle: audience.now is set";
+		case AUD_ACTIVITY_RESTORE:
+			return "idle: a dump is being restored";
 		case AUD_ACTIVITY_BACKING_OFF:
 			return "backing off";
 	}

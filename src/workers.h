@@ -87,6 +87,7 @@ typedef enum AudWorkerActivity
 	AUD_ACTIVITY_RUNNING,
 	AUD_ACTIVITY_SLEEPING,
 	AUD_ACTIVITY_PAUSED,		/* audience.now is set */
+	AUD_ACTIVITY_RESTORE,		/* a dump is being restored */
 	AUD_ACTIVITY_BACKING_OFF
 } AudWorkerActivity;
 

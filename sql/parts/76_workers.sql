@@ -1,5 +1,18 @@
 -- Background workers, as SQL sees them.
 
+-- A dump's script turns row_security off before it creates the extension.
+CREATE TABLE audience.restoring (
+	pid integer NOT NULL,
+	started_at timestamptz NOT NULL
+);
+COMMENT ON TABLE audience.restoring IS
+	'the session that created the extension to restore a dump into it, until that is over: the scheduler waits; not dumped';
+COMMENT ON COLUMN audience.restoring.pid IS 'its process';
+COMMENT ON COLUMN audience.restoring.started_at IS 'when it began';
+INSERT INTO audience.restoring
+SELECT a.pid, a.backend_start FROM pg_catalog.pg_stat_activity a
+WHERE a.pid = pg_catalog.pg_backend_pid() AND pg_catalog.current_setting('row_security') = 'off';
+
 -- The newest fill does the work of older ones.  Definitions in use are not waited
 -- for long, as timers wait meanwhile.  A fill is ended in another transaction
 -- than its last step, which has locked the definitions for sharing.
@@ -40,7 +53,7 @@ COMMENT ON VIEW audience.stat_scheduler IS
 	'what the background worker of this database is at; needs shared_preload_libraries';
 COMMENT ON COLUMN audience.stat_scheduler.pid IS 'its process; null if it is not running';
 COMMENT ON COLUMN audience.stat_scheduler.state IS
-	'"running", "sleeping", "idle: audience.now is set", "backing off" (after an error) or "not running"';
+	'"running", "sleeping", "idle: audience.now is set", "idle: a dump is being restored", "backing off" (after an error) or "not running"';
 COMMENT ON COLUMN audience.stat_scheduler.started_at IS 'since when it runs';
 COMMENT ON COLUMN audience.stat_scheduler.next_due_at IS 'the next timer that it knows of';
 COMMENT ON COLUMN audience.stat_scheduler.due IS 'users whose timer is due, and who wait to be looked at';

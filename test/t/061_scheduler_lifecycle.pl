@@ -159,6 +159,22 @@ survives($session->query_safe('SELECT pg_backend_pid()'), 'kill -9 of a session'
 eval { $session->quit };
 
 #
+# a restore: timers may be there before what they are about
+#
+$node->safe_psql('postgres', 'CREATE DATABASE restored');
+$session = $node->background_psql('restored');
+$session->query_safe("SET row_security = off");
+$session->query_safe('CREATE EXTENSION audience_manager');
+wait_state($node, 'idle: a dump is being restored', 'while the session of a restore is there, nothing is done', db => 'restored', within => 15);
+$session->query_safe(set_timers("SELECT 'u', now()"));
+sleep 1.5;
+is($node->safe_psql('restored', 'SELECT due, done FROM audience.stat_scheduler'), '1|0', 'timers wait');
+$session->quit;
+wait_for($node, 'some seconds later they are run', 'SELECT due, done, state FROM audience.stat_scheduler', db => 'restored', is => '0|1|sleeping', within => 20);
+is($node->safe_psql('restored', 'SELECT count(*) FROM audience.restoring'), 0, 'and the restore is forgotten');
+$node->safe_psql('postgres', 'DROP DATABASE restored');
+
+#
 # a standby
 #
 $node->append_conf('postgresql.conf', "wal_level = replica\nmax_wal_senders = 4\nhot_standby = on");
