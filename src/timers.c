@@ -78,7 +78,9 @@ expire_user(AudBatch *batch, AudAdvance *advance, AudDecider *decider, int index
 	MemoryContext old = MemoryContextSwitchTo(AllocSetContextCreate(batch->mcxt, "audience due user",
 																	ALLOCSET_SMALL_SIZES));
 
-	user->now = Max(user->armed, user->as_of);
+	/* set_now has it for now; one that is ahead of the clock stays or comes back */
+	if (user->as_of <= batch->clock.now)
+		user->now = Max(user->armed, user->as_of);
 	for (;;)
 	{
 		CHECK_FOR_INTERRUPTS();

@@ -19,6 +19,18 @@ $$ LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION audience.aggregates_add(audience.rule[], bigint) IS
 	'internal: enters the aggregates that are not kept yet, pending if a fill is to make them; the numbers of those not made for all';
 
+-- What was due before a change is judged by the old definitions, at its moment:
+-- the fill would only see that it has happened.
+CREATE FUNCTION audience.definitions_change() RETURNS void
+AS $$
+BEGIN
+	PERFORM audience.definitions_lock();
+	PERFORM audience.run_due();
+END
+$$ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.definitions_change() IS
+	'internal: the exclusive definitions lock, for a change that evaluates users';
+
 CREATE FUNCTION audience.fill_now(segments integer[], aggregates integer[], reason text, other_reason text) RETURNS void
 AS $$
 BEGIN
@@ -102,7 +114,7 @@ BEGIN
 		RAISE EXCEPTION 'aggregate must not be null' USING ERRCODE = '22023';
 	END IF;
 	definition := audience.trait_definition(aggregate, event_type, property, filter, time_window);
-	PERFORM audience.definitions_lock();
+	PERFORM audience.definitions_change();
 	IF EXISTS (SELECT FROM audience.traits t WHERE t.name = trait_create.name) THEN
 		RAISE EXCEPTION 'trait "%" already exists', name USING ERRCODE = '42710';
 	END IF;

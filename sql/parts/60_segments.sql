@@ -93,7 +93,7 @@ DECLARE
 	new_number integer;
 	added integer[];
 BEGIN
-	PERFORM audience.definitions_lock();
+	PERFORM audience.definitions_change();
 	IF EXISTS (SELECT FROM audience.segments s WHERE s.id = new_id) THEN
 		RAISE EXCEPTION 'segment "%" already exists', new_id USING ERRCODE = '42710';
 	END IF;
@@ -166,7 +166,7 @@ DECLARE
 	segment audience.segments;
 	later boolean := audience.refresh_later(refresh);
 BEGIN
-	PERFORM audience.definitions_lock();
+	PERFORM audience.definitions_change();
 	segment := audience.segment_row(id);
 	IF segment.type = 'static' AND rules IS NOT NULL THEN
 		RAISE EXCEPTION 'segment "%" is static', id USING ERRCODE = '42809',
@@ -248,7 +248,7 @@ BEGIN
 		new_rules := (segment->'rules')::audience.rule;
 	END IF;
 
-	PERFORM audience.definitions_lock();
+	PERFORM audience.definitions_change();
 	SELECT s.* INTO existing FROM audience.segments s WHERE s.id = new_id;
 	IF FOUND AND existing.type = new_type THEN
 		PERFORM audience.segment_change(existing, segment->>'name', new_rules,

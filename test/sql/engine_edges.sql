@@ -65,6 +65,7 @@ SELECT * FROM audience.verify();
 SELECT audience.run_due() > 0;
 SELECT segment_id, entered_at FROM audience.user_segments('t') WHERE segment_id = 'expiring';
 SELECT * FROM audience.verify();
+SELECT audience.segment_delete('expiring');
 
 -- sums beyond any double
 SELECT audience.segment_create('debt', '{"event":"owe","aggregate":"sum","property":"v","operator":"lt","value":-5e310}');
