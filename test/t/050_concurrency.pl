@@ -123,19 +123,21 @@ sub deadlocks
 	return join "\n", $log =~ /(deadlock detected.{0,800})/sg;
 }
 
+my $expired = 0;
 foreach my $level ('read committed', 'repeatable read', 'serializable')
 {
 	my $offset = -s $node->logfile;
 
 	run('events and attributes', $level, 4, ingest => 10, ingest_json => 4, attributes => 2, rebuild => 1, due => 6);
 	is(deadlocks($offset), '', "events and attributes, $level: no deadlock");
+	# before erasure takes it away
+	$expired += $node->safe_psql('postgres', q{SELECT count(*) FROM audience.transitions WHERE reason = 'expired'});
 	run('everything', $level, 3, ingest => 10, ingest_json => 2, attributes => 2, list => 2,
 		merge => 2, erase => 2, definitions => 2, rebuild => 1, due => 6);
 	is(deadlocks($offset), '', "everything, $level: no deadlock");
 }
 
-isnt($node->safe_psql('postgres', q{SELECT count(*) FROM audience.transitions WHERE reason = 'expired'}),
-	'0', 'time has turned memberships over');
+cmp_ok($expired, '>', 0, 'time has turned memberships over');
 
 # what run_due leaves is what a rebuild gives
 is($node->safe_psql('postgres', <<'SQL'), "0\n0", 'nobody was lost to run_due');

@@ -10,7 +10,11 @@ use lib $FindBin::RealBin;
 use AudTest;
 use Test::More;
 
-my $node = start_node('statistics', conf => "shared_preload_libraries = 'audience_manager'\n");
+my $node = start_node('statistics', conf => <<'CONF');
+shared_preload_libraries = 'audience_manager'
+# no scheduler that would count, too
+audience.databases = 'none'
+CONF
 my @counters = qw(statements events users rules_evaluated rows_read transitions waits);
 my $columns = join ', ', @counters;
 my $now = "SET audience.now = '2026-06-10T12:00:00Z';\n";

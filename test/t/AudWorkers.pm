@@ -23,21 +23,32 @@ sub worker_conf
 	return "shared_preload_libraries = 'audience_manager'\nrestart_after_crash = on\nmax_worker_processes = 20\n";
 }
 
+# SQL that makes the segment that set_timers needs, if it is not there.
+sub make_timed
+{
+	return <<'SQL';
+DO $do$
+BEGIN
+	IF NOT EXISTS (SELECT FROM audience.segments WHERE id = 'timed') THEN
+		PERFORM audience.segment_create('timed', 'turns BEFORE LAST 0.000001');
+	END IF;
+END
+$do$;
+SQL
+}
+
 # SQL that gives users timers, from a query of user_id and due_at: an attribute
 # that enters them into a segment at that instant, set as of a moment before.
 sub set_timers
 {
 	my ($query) = @_;
-	return <<"SQL";
+	return make_timed() . <<"SQL";
 DO \$do\$
 DECLARE
 	new jsonb;
 	first timestamptz;
 	now text := coalesce(current_setting('audience.now', true), '');
 BEGIN
-	IF NOT EXISTS (SELECT FROM audience.segments WHERE id = 'timed') THEN
-		PERFORM audience.segment_create('timed', 'turns BEFORE LAST 0.000001');
-	END IF;
 	SELECT jsonb_agg(jsonb_build_object('userId', user_id, 'attributes',
 			jsonb_build_object('turns', audience.timestamp_text(due_at - interval '1 microsecond')))), min(due_at)
 	INTO new, first FROM ($query) q (user_id, due_at);
@@ -100,7 +111,8 @@ sub replace_run_due
 	my ($node, $db, $body) = @_;
 
 	$original{$db} //= $node->safe_psql($db, "SELECT pg_get_functiondef('audience.run_due(integer)'::regprocedure)");
-	$node->safe_psql($db, <<"SQL");
+	# changes of definitions run what is due, too
+	$node->safe_psql($db, make_timed() . <<"SQL");
 CREATE OR REPLACE FUNCTION audience.run_due("limit" integer DEFAULT NULL) RETURNS bigint
 AS \$\$ BEGIN $body; RETURN 0; END \$\$ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp;
