@@ -342,6 +342,21 @@ keep_event(AudAdvance *advance, int aggregate, AudEvent *event)
 	MemoryContextSwitchTo(old);
 }
 
+/*
+ * If the aggregate is over no events now, was it at the user's last evaluation,
+ * too?  Then a state that is not there need not be written: the row says for
+ * which instant it is.
+ */
+static bool
+is_empty_if_now(const AudAggregateDef *def, const AudUser *user)
+{
+	if (user->last_seen == PG_INT64_MIN)
+		return true;
+	if (def->state == AUD_STATE_SEQUENCE || def->where_moves)
+		return false;
+	return def->last == 0 || user->last_seen <= user->as_of - def->last;
+}
+
 /* Empties the states that are stale, and notes which they were. */
 static void
 begin_recompute(AudAdvance *advance, AudUser *user)
@@ -370,9 +385,15 @@ begin_recompute(AudAdvance *advance, AudUser *user)
 		advance->nevents[i] = advance->max_events[i] = 0;
 		if (state->stale)
 		{
+			bool		unwritten = !state->known &&
+				is_empty_if_now(&advance->defs->aggregates[i], user);
+
 			memset(state, 0, sizeof(*state));
-			state->touched = state->changed = state->known = state->fresh = true;
+			state->changed = !unwritten;
+			state->touched = state->known = state->fresh = true;
 			state->look = PG_INT64_MAX;
+			if (advance->defs->aggregates[i].state == AUD_STATE_SEQUENCE)
+				state->time = PG_INT64_MAX;
 		}
 	}
 	if (user->rebuild)
