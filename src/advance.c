@@ -10,7 +10,8 @@
  *		still in a window then, is in, and step 2 takes it out if it must
  *	  2	what lies between a window's edge then and its edge now is read from
  *		the events and taken out
- *	  3	what cannot be kept so is made anew from the user's events
+ *	  3	what cannot be kept so is made anew from the user's events, and what a
+ *		base has kept of those that are gone (event_base.c)
  *
  * Values before are noted for all aggregates that any of this touches.
  *
@@ -23,6 +24,7 @@
 #include "utils/timestamp.h"
 
 #include "batch.h"
+#include "event_base.h"
 #include "event_scan.h"
 
 /* What advancing a batch needs besides it. */
@@ -357,6 +359,43 @@ is_empty_if_now(const AudAggregateDef *def, const AudUser *user)
 	return def->last == 0 || user->last_seen <= user->as_of - def->last;
 }
 
+/*
+ * Where events have been deleted (retention), the stale states of aggregates
+ * over all of time, and first and last seen of a rebuild, begin with what the
+ * user's base has kept of them.  They have been emptied.
+ */
+static void
+begin_with_base(AudAdvance *advance, AudUser *user)
+{
+	const AudDefinitions *defs = advance->defs;
+	AudEventBase base;
+	bool		needed = user->rebuild;
+
+	if (defs->events_from == DT_NOBEGIN)
+		return;
+	for (int i = 0; !needed && i < defs->naggregates; i++)
+		needed = advance->stale[i] && defs->aggregates[i].number != 0 &&
+			aud_aggregate_has_base(&defs->aggregates[i]);
+	if (!needed ||
+		!aud_event_base_load(defs, user->id, user->id_len, advance->batch->read_only, &base))
+		return;
+	for (int i = 0; i < defs->naggregates; i++)
+	{
+		AudAggregateState *state = &user->states[i];
+
+		if (!advance->stale[i] || !base.states[i].known)
+			continue;
+		*state = base.states[i];
+		state->touched = state->changed = state->fresh = true;
+		state->look = PG_INT64_MAX;
+	}
+	if (user->rebuild)
+	{
+		user->first_seen = base.first_seen;
+		user->last_seen = base.last_seen;
+	}
+}
+
 /* Empties the states that are stale, and notes which they were. */
 static void
 begin_recompute(AudAdvance *advance, AudUser *user)
@@ -402,6 +441,7 @@ begin_recompute(AudAdvance *advance, AudUser *user)
 		user->last_seen = PG_INT64_MIN;
 		user->horizon = PG_INT64_MAX;
 	}
+	begin_with_base(advance, user);
 }
 
 /* The instant behind which lies all that a user's stale states need. */

@@ -200,16 +200,16 @@ find_distinct(const AudAggregateState *state, Jsonb *value, int64 day, bool *fou
 	return low;
 }
 
-/* Counts one more of a value, which is the state's then. */
+/* Counts so many more of a value, which is the state's then. */
 static void
-add_distinct(AudAggregateState *state, Jsonb *value, int64 day)
+add_distinct(AudAggregateState *state, Jsonb *value, int64 day, int64 count)
 {
 	bool		found;
 	int			at = find_distinct(state, value, day, &found);
 
 	if (found)
 	{
-		state->values[at].count++;
+		state->values[at].count += count;
 		if (value != NULL)
 			pfree(value);
 		return;
@@ -228,7 +228,7 @@ add_distinct(AudAggregateState *state, Jsonb *value, int64 day)
 			(state->nvalues - at) * sizeof(AudDistinct));
 	state->values[at].value = value;
 	state->values[at].day = day;
-	state->values[at].count = 1;
+	state->values[at].count = count;
 	state->nvalues++;
 }
 
@@ -410,9 +410,9 @@ aud_aggregate_fold(const AudAggregateDef *def, AudAggregateState *state,
 		case AUD_STATE_VALUES:
 			state->count++;
 			if (def->kind == AUD_AGG_DAYS_ACTIVE)
-				add_distinct(state, NULL, day_of(event->time));
+				add_distinct(state, NULL, day_of(event->time), 1);
 			else
-				add_distinct(state, own_value(value), 0);
+				add_distinct(state, own_value(value), 0, 1);
 			break;
 		case AUD_STATE_SEQUENCE:
 			break;
@@ -493,6 +493,57 @@ aud_aggregate_unfold(const AudAggregateDef *def, AudAggregateState *state,
 				remove_distinct(state, own_value(value), 0);
 			break;
 		default:
+			break;
+	}
+}
+
+/*
+ * Folds another state of the same aggregate into the state: what both have
+ * counted.  Only for those whose state a base keeps (aud_aggregate_has_base);
+ * the other's values become the state's.
+ */
+void
+aud_aggregate_merge(const AudAggregateDef *def, AudAggregateState *state,
+					const AudAggregateState *other)
+{
+	bool		first = def->kind == AUD_AGG_FIRST || def->kind == AUD_AGG_FIRST_TIME;
+	int			order;
+
+	Assert(aud_aggregate_has_base(def) && !state->overflow && !other->overflow);
+	if (other->count == 0)
+		return;
+	if (state->count == 0)
+	{
+		*state = *other;
+		return;
+	}
+	switch (def->state)
+	{
+		case AUD_STATE_COUNT:
+			state->count += other->count;
+			break;
+		case AUD_STATE_SUM:
+			state->count += other->count;
+			aud_decimal_add(&state->sum, &other->sum, false);
+			break;
+		case AUD_STATE_EXTREME:
+			order = aud_decimal_compare(&other->sum, &state->sum);
+			if (def->kind == AUD_AGG_MIN ? order < 0 : order > 0)
+				state->sum = other->sum;
+			break;
+		case AUD_STATE_EDGE:
+			order = event_order(other->time, other->id, other->id_len,
+								state->time, state->id, state->id_len);
+			if (first ? order < 0 : order > 0)
+				*state = *other;
+			break;
+		case AUD_STATE_VALUES:
+			state->count += other->count;
+			for (int i = 0; i < other->nvalues; i++)
+				add_distinct(state, other->values[i].value, other->values[i].day,
+							 other->values[i].count);
+			break;
+		case AUD_STATE_SEQUENCE:
 			break;
 	}
 }

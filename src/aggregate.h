@@ -145,6 +145,16 @@ aud_aggregate_has_queue(const AudAggregateDef *def)
 		(def->state == AUD_STATE_COUNT || def->state == AUD_STATE_SUM);
 }
 
+/*
+ * Does a user's base keep its state?  Then events that it has counted can go.
+ * The others need the events of their window.
+ */
+static inline bool
+aud_aggregate_has_base(const AudAggregateDef *def)
+{
+	return def->last == 0 && def->state != AUD_STATE_SEQUENCE && !def->where_moves;
+}
+
 /* aggregate_queue.c */
 extern void aud_queue_insert(AudAggregateState *state, TimestampTz time, const AudDecimal *amount);
 extern void aud_queue_append(AudAggregateState *state, TimestampTz time, const AudDecimal *amount);
@@ -162,13 +172,15 @@ extern void aud_aggregate_unfold(const AudAggregateDef *def, AudAggregateState *
 								 AudEvent *event, const AudClock *clock);
 extern void aud_aggregate_look(const AudAggregateDef *def, AudAggregateState *state,
 							   AudEvent *event, const AudClock *clock);
+extern void aud_aggregate_merge(const AudAggregateDef *def, AudAggregateState *state,
+								const AudAggregateState *other);
 extern void aud_aggregate_value(const AudAggregateDef *def, const AudAggregateState *state,
 								AudAggregateValue *value);
 extern const JsonbValue *aud_aggregate_json(const AudAggregateValue *value, JsonbValue *room);
 extern bool aud_names_match(const AudRule *rule, const AudNode *node, const char *type, int len);
 
 /* aggregate_state.c */
-extern void aud_state_append(StringInfo buf, const AudAggregateDef *def, const AudAggregateState *state);
+extern void aud_state_append(StringInfo buf, const AudAggregateDef *def, const AudAggregateState *state, int max_values);
 extern const char *aud_state_read(const char *p, const char *end, const AudAggregateDef *def, AudAggregateState *state);
 
 /* sequence.c */

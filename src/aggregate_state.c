@@ -11,8 +11,8 @@
  *	  EDGE		count [time id-length id [value]]
  *	  EXTREME	count [decimal]
  *	  VALUES	count [oldest] n, n times (value | day) count; with more than
- *				audience.max_distinct_values only n and, where the aggregate
- *				is one of them, a value
+ *				the caller allows only n and, where the aggregate is one of
+ *				them, a value
  *	  SEQUENCE	holds time
  *
  * before each a byte of flags; what is in brackets only where count > 0, and
@@ -29,7 +29,6 @@
 #include "postgres.h"
 
 #include "aggregate.h"
-#include "settings.h"
 #include "varint.h"
 
 #define FLAG_OVERFLOW		0x01
@@ -92,13 +91,16 @@ append_overflow_value(StringInfo buf, const AudAggregateDef *def,
 	append_value(buf, JsonbValueToJsonb(&copy));
 }
 
-/* Appends one state; the caller frames it with its number and length. */
+/*
+ * Appends one state, with at most so many distinct values; the caller frames it
+ * with its number and length.
+ */
 void
 aud_state_append(StringInfo buf, const AudAggregateDef *def,
-				 const AudAggregateState *state)
+				 const AudAggregateState *state, int max_values)
 {
 	bool		overflow = state->overflow ||
-		(def->state == AUD_STATE_VALUES && state->nvalues > aud_max_distinct_values);
+		(def->state == AUD_STATE_VALUES && state->nvalues > max_values);
 
 	appendStringInfoCharMacro(buf, overflow ? FLAG_OVERFLOW : 0);
 	aud_varint_append(buf, state->count);

@@ -166,6 +166,8 @@ extern void aud_batch_write(AudBatch *batch);
 
 /* user_state.c: the profile's state column */
 extern bytea *aud_user_state_write(const AudDefinitions *defs, const AudUser *user);
+extern void aud_states_append(StringInfo buf, const AudDefinitions *defs, const AudAggregateState *states, int max_values);
+extern void aud_states_read(const char *p, const char *end, const AudDefinitions *defs, AudAggregateState *states);
 extern void aud_user_state_read(const AudDefinitions *defs, AudUser *user, const bytea *state);
 extern void aud_user_set_now(AudUser *user, const AudClock *clock);
 extern void aud_user_touch(const AudDefinitions *defs, AudUser *user, int aggregate);

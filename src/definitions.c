@@ -220,6 +220,22 @@ load_segments(AudDefinitions *defs)
 	MemoryContextSwitchTo(old);
 }
 
+/*
+ * Reads from when on events are taken.  Retention counts as a definition: who
+ * has loaded them knows which events may be gone.
+ */
+static void
+load_retention(AudDefinitions *defs)
+{
+	bool		isnull = true;
+	Datum		from = (Datum) 0;
+
+	load("SELECT complete_from FROM audience.retention WHERE kind = 'events'");
+	if (SPI_processed > 0)
+		from = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+	defs->events_from = isnull ? DT_NOBEGIN : DatumGetTimestampTz(from);
+}
+
 /* Loads a new set; the caller has connected to nothing. */
 static AudDefinitions *
 load_all(void)
@@ -249,6 +265,7 @@ load_all(void)
 		elog(ERROR, "table audience.definition_version must hold one row");
 	defs->version = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
 												SPI_tuptable->tupdesc, 1, &isnull));
+	load_retention(defs);
 	load_aggregates(defs);
 	load_traits(defs);
 	load_segments(defs);

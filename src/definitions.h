@@ -134,6 +134,8 @@ typedef struct AudDefinitions
 	MemoryContext mcxt;
 	int64		version;
 
+	TimestampTz events_from;	/* earlier events are refused; DT_NOBEGIN: none */
+
 	int			naggregates;	/* ordered by number, then those not stored */
 	int			max_aggregates;
 	AudAggregateDef *aggregates;

@@ -6,9 +6,9 @@
  *
  * Privileges alone would not do: they bind neither the owner nor superusers,
  * and an event that goes behind the engine's back leaves every state that
- * counted it wrong.  A user's events go as a whole or not at all: to nowhere
- * (profile_erase) or to another user (profile_merge), and the callers of the
- * functions here put the states right.
+ * counted it wrong.  A user's events go as a whole, to nowhere (profile_erase)
+ * or to another user (profile_merge), or, by retention, the oldest of them into
+ * the user's base; and the callers of the functions here put the states right.
  *
  * What the engine is doing is kept in a variable of the session, set for the
  * length of one call and put back whichever way that ends.
@@ -33,7 +33,8 @@ typedef enum Doing
 {
 	DOING_NOTHING,
 	DOING_DELETE,
-	DOING_COPY
+	DOING_COPY,
+	DOING_EXPIRE
 } Doing;
 
 static Doing doing = DOING_NOTHING;
@@ -98,6 +99,31 @@ execute(SPIPlanPtr *plan, const char *statement, int nargs, Datum *args)
 		elog(ERROR, "could not run \"%s\": %s", statement,
 			 SPI_result_code_string(result));
 	return SPI_processed;
+}
+
+/*
+ * Deletes each user's events before an instant: AUD_DELETE_OLD_EVENTS, with the
+ * guard open to it; what was deleted is in SPI_tuptable.  Connected to SPI, and
+ * between aud_store_begin and aud_store_end.  The caller holds the profiles.
+ */
+uint64
+aud_events_expire(Datum users, Datum instants)
+{
+	volatile uint64 count = 0;
+	Doing		before = doing;
+	Datum		args[2] = {users, instants};
+
+	PG_TRY();
+	{
+		doing = DOING_EXPIRE;
+		count = aud_store_execute(AUD_DELETE_OLD_EVENTS, args, NULL, false);
+	}
+	PG_FINALLY();
+	{
+		doing = before;
+	}
+	PG_END_TRY();
+	return count;
 }
 
 /* Removes a user's events, how many.  Connected to SPI. */

@@ -8,7 +8,10 @@
 #ifndef AUD_EVENTS_GUARD_H
 #define AUD_EVENTS_GUARD_H
 
-/* events_guard.c: are the events being inserted those of a profile_merge? */
+/* are the events being inserted those of a profile_merge? */
 extern bool aud_events_copying(void);
+
+/* deletes each user's events before an instant; the rows are in SPI_tuptable */
+extern uint64 aud_events_expire(Datum users, Datum instants);
 
 #endif							/* AUD_EVENTS_GUARD_H */

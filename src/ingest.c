@@ -4,7 +4,8 @@
  *	  The trigger on table events: from a statement's new events to
  *	  memberships.
  *
- *	  1 check	each event; those of a dump's rows are left alone
+ *	  1 check	each event; those of a dump's rows are left alone (whether
+ *				retention still takes it: when it comes to its batch)
  *	  2 sort	by user, time and id
  *	  3 run		batches of users (batch.h)
  *
@@ -135,6 +136,32 @@ refuse_time(const NewEvent *new, const AudClock *clock)
 			 errdetail("Event \"%s\" of user \"%s\" occurred at %s; now is %s.",
 					   new->event.id, new->user_id, occurred.data, now.data),
 			 errhint("Events may be ahead of now by \"audience.max_future_skew\".")));
+}
+
+/*
+ * Refuses an event that is earlier than what retention keeps: it may have been
+ * counted and deleted.  Under the definitions lock, so that none gets in
+ * while the instant moves on.
+ */
+static void
+check_retention(const NewEvent *new, const AudDefinitions *defs)
+{
+	StringInfoData occurred;
+	StringInfoData from;
+
+	if (new->event.time >= defs->events_from)
+		return;
+	initStringInfo(&occurred);
+	initStringInfo(&from);
+	aud_timestamp_append(&occurred, new->event.time);
+	aud_timestamp_append(&from, defs->events_from);
+	ereport(ERROR,
+			(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+			 errmsg("event is older than what is kept"),
+			 errdetail("Event \"%.*s\" of user \"%.*s\" occurred at %s; events are kept from %s on.",
+					   new->event.id_len, new->event.id,
+					   new->user_id_len, new->user_id, occurred.data, from.data),
+			 errhint("It may have been counted and deleted before; see \"audience.event_retention\".")));
 }
 
 /* Refuses an event that cannot be taken (SPEC 2.5, 3, 7). */
@@ -395,6 +422,7 @@ next_batch(EventSource *source, AudBatch *batch)
 		AudUser    *user = batch->nusers > 0 ? &batch->users[batch->nusers - 1] : NULL;
 
 		CHECK_FOR_INTERRUPTS();
+		check_retention(&new, batch->defs);
 		if (user == NULL ||
 			compare_text(user->id, user->id_len, new.user_id, new.user_id_len) != 0)
 		{

@@ -29,6 +29,8 @@ static int	max_future_skew = 3600;
 int			aud_max_event_size = 1024;
 int			aud_max_distinct_values = 1000;
 int			aud_definition_wait = 10000;
+int			aud_transition_retention = -1;
+int			aud_event_retention = -1;
 bool		aud_strict = false;
 
 /* the parsed form of audience.now; valid only while the setting is not empty */
@@ -66,6 +68,19 @@ assign_now(const char *newval, void *extra)
 {
 	if (extra != NULL)
 		now_setting = *(TimestampTz *) extra;
+}
+
+/*
+ * Checks a retention: 0 would remove all there is, and who sets it means
+ * "none", more likely.
+ */
+static bool
+check_retention(int *newval, void **extra, GucSource source)
+{
+	if (*newval != 0)
+		return true;
+	GUC_check_errdetail("The value must be above zero, or -1 to keep everything.");
+	return false;
 }
 
 /* True if audience.now is set in this session. */
@@ -122,6 +137,16 @@ _PG_init(void)
 							"How long a change of definitions waits for open transactions that have ingested.",
 							NULL, &aud_definition_wait, 10000, 0, INT_MAX,
 							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("audience.transition_retention",
+							"How long superseded transitions are kept.",
+							"-1: for ever.  The newest of each user and segment is always kept.",
+							&aud_transition_retention, -1, -1, INT_MAX,
+							PGC_SUSET, GUC_UNIT_S, check_retention, NULL, NULL);
+	DefineCustomIntVariable("audience.event_retention",
+							"How long events are kept that no window or sequence needs any more.",
+							"-1: for ever.  What all-time traits have counted stays counted.",
+							&aud_event_retention, -1, -1, INT_MAX,
+							PGC_SUSET, GUC_UNIT_S, check_retention, NULL, NULL);
 	DefineCustomBoolVariable("audience.strict",
 							 "Refuses nested statements on per-user tables that do not name their users (for developers).",
 							 NULL, &aud_strict, false,

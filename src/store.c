@@ -123,6 +123,35 @@ static const StatementText texts[AUD_NSTATEMENTS] = {
 		"ORDER BY t.due_at, t.user_id LIMIT $4",
 		false, 4, {TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, INT8OID}
 	},
+	[AUD_OLD_EVENTS] = {
+		"SELECT x.user_id, count(*), max(x.occurred_at) FROM ("
+		"SELECT u.user_id, u.ordinal, e.occurred_at "
+		"FROM unnest($1) WITH ORDINALITY u (user_id, ordinal) CROSS JOIN LATERAL ("
+		"SELECT o.occurred_at FROM audience.events o WHERE o.user_id = u.user_id AND o.occurred_at < $2 "
+		"ORDER BY o.occurred_at, o.event_id LIMIT $3) e "
+		"ORDER BY u.ordinal LIMIT $3) x "
+		"GROUP BY x.user_id, x.ordinal ORDER BY x.ordinal",
+		true, 3, {TEXTARRAYOID, TIMESTAMPTZOID, INT8OID}
+	},
+	[AUD_DELETE_OLD_EVENTS] = {
+		"DELETE FROM audience.events e USING (SELECT * FROM unnest($1, $2) n (user_id, before)) u "
+		"WHERE e.user_id = u.user_id AND e.occurred_at < u.before "
+		"RETURNING e.user_id, e.occurred_at, e.event_id, e.event_type, e.properties, e.context",
+		true, 2, {TEXTARRAYOID, TIMESTAMPTZARRAYOID}
+	},
+	[AUD_READ_BASES] = {
+		"SELECT b.user_id, b.complete_from, b.first_seen, b.last_seen, b.events, b.states "
+		"FROM audience.event_bases b WHERE b.user_id = ANY($1)",
+		true, 1, {TEXTARRAYOID}
+	},
+	[AUD_WRITE_BASES] = {
+		"INSERT INTO audience.event_bases (user_id, complete_from, first_seen, last_seen, events, states) "
+		"SELECT u.user_id, u.complete_from, u.first_seen, u.last_seen, u.events, u.states "
+		"FROM unnest($1, $2, $3, $4, $5, $6) u (user_id, complete_from, first_seen, last_seen, events, states) "
+		"ON CONFLICT (user_id) DO UPDATE SET complete_from = EXCLUDED.complete_from, first_seen = EXCLUDED.first_seen, "
+		"last_seen = EXCLUDED.last_seen, events = EXCLUDED.events, states = EXCLUDED.states",
+		true, 6, {TEXTARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, INT8ARRAYOID, BYTEAARRAYOID}
+	},
 	[AUD_READ_VERSION] = {
 		"SELECT version FROM audience.definition_version",
 		false, 0, {0}

@@ -28,6 +28,10 @@ typedef enum AudStatement
 	AUD_REMOVE_TIMERS,			/* users */
 	AUD_REMOVE_ORPHAN_TIMERS,	/* users: those without a profile */
 	AUD_DUE_TIMERS,				/* instant, behind: instant and user, limit -> users, instants */
+	AUD_OLD_EVENTS,				/* users, instant, limit -> users who have earlier ones, how many, up to when */
+	AUD_DELETE_OLD_EVENTS,		/* users, instants -> the events before, which are deleted */
+	AUD_READ_BASES,				/* users -> event_bases */
+	AUD_WRITE_BASES,			/* rows of event_bases */
 	AUD_READ_VERSION,			/* version of the definitions in the transaction's snapshot */
 	AUD_NSTATEMENTS
 } AudStatement;

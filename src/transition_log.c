@@ -12,20 +12,30 @@
  *	  float8	the score, if it follows
  *
  * An event that moves a user through ten segments thus writes one row.  View
- * transitions shows a row for each.
+ * transitions shows a row for each, numbered by its place in the value.  So
+ * that these numbers stay what they are when some transitions are removed
+ * (retention), others leave a gap:
+ *
+ *	  varint	0, which is no segment's number
+ *	  varint	how many are missing here
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include <limits.h>
+
+#include "catalog/pg_type_d.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 
 #include "transition_log.h"
 #include "varint.h"
 
 PG_FUNCTION_INFO_V1(aud_transition_entries);
+PG_FUNCTION_INFO_V1(aud_transition_entries_remove);
 PG_FUNCTION_INFO_V1(aud_transition_entry);
 
 #define SCORE_NONE		0
@@ -66,6 +76,53 @@ aud_transition_finish(StringInfo buf)
 	return result;
 }
 
+/* one transition, read back */
+typedef struct Entry
+{
+	int			ordinal;		/* its place, from 1 on */
+	uint64		number;			/* 2 * the segment's, + 1 if removed */
+	uint64		version;		/* 4 * the version, + what of the score */
+	float8		score;
+	const char *start;			/* its bytes */
+	Size		len;
+} Entry;
+
+/*
+ * Reads the next transition at *p and moves *p behind it; *ordinal is the
+ * place of the one before, 0 at first, and moves on.  False: no more.
+ */
+static bool
+next_entry(const char **p, const char *end, int *ordinal, Entry *entry)
+{
+	for (;;)
+	{
+		uint64		missing;
+
+		if (*p >= end)
+			return false;
+		entry->start = *p;
+		entry->number = aud_varint_read(p, end);
+		if (entry->number != 0)
+			break;
+		missing = aud_varint_read(p, end);
+		if (missing == 0 || missing > INT_MAX - *ordinal)
+			aud_varint_corrupt();
+		*ordinal += missing;
+	}
+	entry->ordinal = ++*ordinal;
+	entry->version = aud_varint_read(p, end);
+	entry->score = 1;
+	if (entry->version % 4 == SCORE_FOLLOWS)
+	{
+		if (end - *p < sizeof(entry->score))
+			aud_varint_corrupt();
+		memcpy(&entry->score, *p, sizeof(entry->score));
+		*p += sizeof(entry->score);
+	}
+	entry->len = *p - entry->start;
+	return true;
+}
+
 /* transition_entries(entries) → setof (ordinal, segment_number, added, version, score) */
 Datum
 aud_transition_entries(PG_FUNCTION_ARGS)
@@ -74,32 +131,63 @@ aud_transition_entries(PG_FUNCTION_ARGS)
 	bytea	   *entries = PG_GETARG_BYTEA_PP(0);
 	const char *p = VARDATA_ANY(entries);
 	const char *end = p + VARSIZE_ANY_EXHDR(entries);
+	int			ordinal = 0;
+	Entry		entry;
 
 	InitMaterializedSRF(fcinfo, 0);
-	for (int ordinal = 1; p < end; ordinal++)
+	while (next_entry(&p, end, &ordinal, &entry))
 	{
-		uint64		number = aud_varint_read(&p, end);
-		uint64		version = aud_varint_read(&p, end);
-		float8		score = 1;
 		Datum		values[5];
 		bool		nulls[5] = {false, false, false, false, false};
 
-		if (version % 4 == SCORE_FOLLOWS)
-		{
-			if (end - p < sizeof(score))
-				aud_varint_corrupt();
-			memcpy(&score, p, sizeof(score));
-			p += sizeof(score);
-		}
-		values[0] = Int32GetDatum(ordinal);
-		values[1] = Int32GetDatum(number / 2);
-		values[2] = BoolGetDatum(number % 2 == 0);
-		values[3] = Int32GetDatum(version / 4);
-		values[4] = Float8GetDatum(score);
-		nulls[4] = version % 4 == SCORE_NONE;
+		values[0] = Int32GetDatum(entry.ordinal);
+		values[1] = Int32GetDatum(entry.number / 2);
+		values[2] = BoolGetDatum(entry.number % 2 == 0);
+		values[3] = Int32GetDatum(entry.version / 4);
+		values[4] = Float8GetDatum(entry.score);
+		nulls[4] = entry.version % 4 == SCORE_NONE;
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;
+}
+
+/*
+ * transition_entries_remove(entries bytea, ordinals int[]) → bytea: without the
+ * transitions at these places, the others at theirs.
+ */
+Datum
+aud_transition_entries_remove(PG_FUNCTION_ARGS)
+{
+	bytea	   *entries = PG_GETARG_BYTEA_PP(0);
+	const char *p = VARDATA_ANY(entries);
+	const char *end = p + VARSIZE_ANY_EXHDR(entries);
+	Datum	   *remove;
+	int			nremove;
+	int			ordinal = 0,
+				last = 0;		/* place of the last one that is kept */
+	Entry		entry;
+	StringInfoData buf;
+
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(1), INT4OID, sizeof(int32), true,
+					  TYPALIGN_INT, &remove, NULL, &nremove);
+	aud_transition_begin(&buf);
+	while (next_entry(&p, end, &ordinal, &entry))
+	{
+		bool		keep = true;
+
+		for (int i = 0; keep && i < nremove; i++)
+			keep = DatumGetInt32(remove[i]) != entry.ordinal;
+		if (!keep)
+			continue;
+		if (entry.ordinal > last + 1)
+		{
+			aud_varint_append(&buf, 0);
+			aud_varint_append(&buf, entry.ordinal - last - 1);
+		}
+		appendBinaryStringInfo(&buf, entry.start, entry.len);
+		last = entry.ordinal;
+	}
+	PG_RETURN_BYTEA_P(aud_transition_finish(&buf));
 }
 
 /* transition_entry(segment_number, added, version) → entries: one, without a score */

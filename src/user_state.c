@@ -19,6 +19,7 @@
 #include "fmgr.h"
 
 #include "batch.h"
+#include "settings.h"
 #include "varint.h"
 
 PG_FUNCTION_INFO_V1(aud_state_timer);
@@ -37,17 +38,75 @@ is_empty(const AudAggregateDef *def, const AudAggregateState *state)
 	return state->count == 0 && !state->overflow;
 }
 
+/*
+ * Appends the states of all stored aggregates that are not empty, one for each
+ * aggregate.  Of more than "max_values" distinct values only their number and
+ * what it comes to.
+ */
+void
+aud_states_append(StringInfo buf, const AudDefinitions *defs,
+				  const AudAggregateState *states, int max_values)
+{
+	StringInfoData one;
+	int32		previous = 0;
+
+	initStringInfo(&one);
+	for (int i = 0; i < defs->naggregates; i++)
+	{
+		const AudAggregateDef *def = &defs->aggregates[i];
+
+		if (def->number == 0 || is_empty(def, &states[i]))
+			continue;
+		resetStringInfo(&one);
+		aud_state_append(&one, def, &states[i], max_values);
+		aud_varint_append(buf, def->number - previous);
+		aud_varint_append(buf, one.len);
+		appendBinaryStringInfo(buf, one.data, one.len);
+		previous = def->number;
+	}
+	pfree(one.data);
+}
+
+/*
+ * Reads what aud_states_append wrote, from p up to end, into states, one for
+ * each aggregate; those that are not there, or not defined any more, are
+ * passed over.  Ids stay in the bytes, which must outlive the states; the rest
+ * is allocated in the current context.
+ */
+void
+aud_states_read(const char *p, const char *end, const AudDefinitions *defs,
+				AudAggregateState *states)
+{
+	int32		number = 0;
+	int			aggregate = 0;
+
+	while (p < end)
+	{
+		uint64		len;
+
+		number += aud_varint_read(&p, end);
+		len = aud_varint_read(&p, end);
+		if (len > end - p)
+			aud_varint_corrupt();
+		while (aggregate < defs->naggregates &&
+			   defs->aggregates[aggregate].number != 0 &&
+			   defs->aggregates[aggregate].number < number)
+			aggregate++;
+		if (aggregate < defs->naggregates &&
+			defs->aggregates[aggregate].number == number)
+			aud_state_read(p, p + len, &defs->aggregates[aggregate], &states[aggregate]);
+		p += len;
+	}
+}
+
 /* The column's value for a user, palloc'ed. */
 bytea *
 aud_user_state_write(const AudDefinitions *defs, const AudUser *user)
 {
 	StringInfoData buf;
-	StringInfoData one;
-	int32		previous = 0;
 	bool		has_filled = defs->newest_pending != 0 && user->filled != 0;
 
 	initStringInfo(&buf);
-	initStringInfo(&one);
 	appendStringInfoSpaces(&buf, VARHDRSZ);
 	appendStringInfoCharMacro(&buf, STATE_VERSION);
 	aud_varint_append(&buf, (user->horizon != PG_INT64_MAX ? HAS_HORIZON : 0) |
@@ -59,20 +118,7 @@ aud_user_state_write(const AudDefinitions *defs, const AudUser *user)
 		aud_varint_append_signed(&buf, user->armed);
 	if (has_filled)
 		aud_varint_append(&buf, user->filled);
-	for (int i = 0; i < defs->naggregates; i++)
-	{
-		const AudAggregateDef *def = &defs->aggregates[i];
-
-		if (def->number == 0 || is_empty(def, &user->states[i]))
-			continue;
-		resetStringInfo(&one);
-		aud_state_append(&one, def, &user->states[i]);
-		aud_varint_append(&buf, def->number - previous);
-		aud_varint_append(&buf, one.len);
-		appendBinaryStringInfo(&buf, one.data, one.len);
-		previous = def->number;
-	}
-	pfree(one.data);
+	aud_states_append(&buf, defs, user->states, aud_max_distinct_values);
 	SET_VARSIZE(buf.data, buf.len);
 	return (bytea *) buf.data;
 }
@@ -125,8 +171,6 @@ aud_user_state_read(const AudDefinitions *defs, AudUser *user, const bytea *stat
 {
 	const char *p,
 			   *end;
-	int32		number = 0;
-	int			aggregate = 0;
 
 	user->states = palloc0(Max(defs->naggregates, 1) * sizeof(AudAggregateState));
 	user->horizon = user->armed = PG_INT64_MAX;
@@ -135,24 +179,7 @@ aud_user_state_read(const AudDefinitions *defs, AudUser *user, const bytea *stat
 		return;
 	end = VARDATA_ANY(state) + VARSIZE_ANY_EXHDR(state);
 	p = read_header(VARDATA_ANY(state), end, &user->horizon, &user->armed, &user->filled);
-	while (p < end)
-	{
-		uint64		len;
-
-		number += aud_varint_read(&p, end);
-		len = aud_varint_read(&p, end);
-		if (len > end - p)
-			aud_varint_corrupt();
-		while (aggregate < defs->naggregates &&
-			   defs->aggregates[aggregate].number != 0 &&
-			   defs->aggregates[aggregate].number < number)
-			aggregate++;
-		if (aggregate < defs->naggregates &&
-			defs->aggregates[aggregate].number == number)
-			aud_state_read(p, p + len, &defs->aggregates[aggregate],
-						   &user->states[aggregate]);
-		p += len;
-	}
+	aud_states_read(p, end, defs, user->states);
 }
 
 /*

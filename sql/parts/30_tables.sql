@@ -262,6 +262,12 @@ LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION audience.transition_entry(integer, boolean, integer) IS
 	'internal: column entries of a row of the history that holds one transition';
 
+CREATE FUNCTION audience.transition_entries_remove(entries bytea, ordinals integer[]) RETURNS bytea
+AS 'MODULE_PATHNAME', 'aud_transition_entries_remove'
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION audience.transition_entries_remove(bytea, integer[]) IS
+	'internal: a row of the history without the transitions of these ordinals; the others keep theirs';
+
 CREATE VIEW audience.transitions AS
 	SELECT (l.seq << 20) + e.ordinal AS seq, l.user_id, n.segment_id,
 		CASE WHEN e.added THEN 'added' ELSE 'removed' END AS action,
@@ -285,6 +291,42 @@ COMMENT ON COLUMN audience.transitions.event_id IS 'the user''s latest event of 
 COMMENT ON COLUMN audience.transitions.segment_version IS 'version of the segment''s rule';
 COMMENT ON COLUMN audience.transitions.metadata IS 'ruleScore, evaluationLatency (ms), segmentVersion, eventId, where they apply';
 
+CREATE TABLE audience.retention (
+	kind text NOT NULL PRIMARY KEY,
+	complete_from timestamptz,
+	cutoff timestamptz,
+	position text COLLATE "C",
+	started_at timestamptz NOT NULL,
+	stepped_at timestamptz NOT NULL,
+	CHECK (kind IN ('transitions', 'events'))
+);
+COMMENT ON TABLE audience.retention IS
+	'how far retention has come, a row for what it has begun with; see view retention_progress';
+COMMENT ON COLUMN audience.retention.kind IS 'transitions or events';
+COMMENT ON COLUMN audience.retention.complete_from IS
+	'from then on all is there: earlier transitions may have been removed; earlier events are refused, and may have been deleted';
+COMMENT ON COLUMN audience.retention.cutoff IS 'what is older may go in the pass that began last';
+COMMENT ON COLUMN audience.retention.position IS 'the last user who is done in it, in the order of ids; null: it is over';
+COMMENT ON COLUMN audience.retention.started_at IS 'when it began, as rules see the time';
+COMMENT ON COLUMN audience.retention.stepped_at IS 'when the last step was made, by the clock: the two take turns';
+
+CREATE TABLE audience.event_bases (
+	user_id text COLLATE "C" NOT NULL PRIMARY KEY,
+	complete_from timestamptz NOT NULL,
+	first_seen timestamptz NOT NULL,
+	last_seen timestamptz NOT NULL,
+	events bigint NOT NULL,
+	states bytea NOT NULL
+) WITH (fillfactor = 80);
+COMMENT ON TABLE audience.event_bases IS
+	'what is kept of users'' events that retention has deleted; all-time traits are made of it and of the events that are there';
+COMMENT ON COLUMN audience.event_bases.user_id IS 'whose; without a row none has been deleted';
+COMMENT ON COLUMN audience.event_bases.complete_from IS 'no event from then on has been deleted';
+COMMENT ON COLUMN audience.event_bases.first_seen IS 'time of the earliest event deleted';
+COMMENT ON COLUMN audience.event_bases.last_seen IS 'time of the latest event deleted';
+COMMENT ON COLUMN audience.event_bases.events IS 'how many have been deleted';
+COMMENT ON COLUMN audience.event_bases.states IS 'the engine''s: states over them, of the aggregates over all of time';
+
 -- what a dump must hold; rows made here are not in it
 SELECT pg_catalog.pg_extension_config_dump('audience.events', '');
 SELECT pg_catalog.pg_extension_config_dump('audience.profiles', '');
@@ -298,6 +340,8 @@ SELECT pg_catalog.pg_extension_config_dump('audience.segment_numbers', '');
 SELECT pg_catalog.pg_extension_config_dump('audience.refreshes', '');
 SELECT pg_catalog.pg_extension_config_dump('audience.fill_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('audience.transition_log', '');
+SELECT pg_catalog.pg_extension_config_dump('audience.retention', '');
+SELECT pg_catalog.pg_extension_config_dump('audience.event_bases', '');
 SELECT pg_catalog.pg_extension_config_dump('audience.transition_seq', '');
 
 INSERT INTO audience.aggregates (number, definition) VALUES

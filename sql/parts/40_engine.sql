@@ -23,7 +23,7 @@ COMMENT ON TRIGGER events_guard ON audience.events IS 'events are append-only';
 CREATE FUNCTION audience.events_delete(user_id text) RETURNS bigint
 AS 'MODULE_PATHNAME', 'aud_events_delete'
 LANGUAGE C VOLATILE STRICT SET search_path = pg_catalog, pg_temp;
-COMMENT ON FUNCTION audience.events_delete(text) IS 'internal: removes a user''s events, for profile_erase; how many';
+COMMENT ON FUNCTION audience.events_delete(text) IS 'internal: removes a user''s events, for profile_erase and profile_merge; how many';
 
 CREATE FUNCTION audience.definitions_changed() RETURNS trigger
 AS 'MODULE_PATHNAME', 'aud_definitions_changed'
@@ -39,6 +39,11 @@ COMMENT ON TRIGGER definitions_changed ON audience.traits IS 'tells all sessions
 CREATE TRIGGER definitions_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON audience.segments
 	FOR EACH STATEMENT EXECUTE FUNCTION audience.definitions_changed();
 COMMENT ON TRIGGER definitions_changed ON audience.segments IS 'tells all sessions';
+
+-- Events before that instant are refused, and may be gone: all must know.
+CREATE TRIGGER definitions_changed AFTER INSERT OR UPDATE OF complete_from ON audience.retention
+	FOR EACH ROW WHEN (NEW.kind = 'events' AND NEW.complete_from IS NOT NULL) EXECUTE FUNCTION audience.definitions_changed();
+COMMENT ON TRIGGER definitions_changed ON audience.retention IS 'tells all sessions from when on events are taken';
 
 CREATE FUNCTION audience.definitions_lock() RETURNS void
 AS 'MODULE_PATHNAME', 'aud_definitions_lock'

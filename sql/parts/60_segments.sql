@@ -368,12 +368,21 @@ COMMENT ON FUNCTION audience.segment_diff(text, audience.rule) IS
 
 CREATE FUNCTION audience.segment_members_at(id text, at timestamptz) RETURNS SETOF text
 AS $$
-	SELECT l.user_id FROM (
-		SELECT DISTINCT ON (t.user_id) t.user_id, t.action FROM audience.transitions t
-		WHERE t.segment_id = id AND t.occurred_at <= at
-		ORDER BY t.user_id, t.seq DESC
-	) l WHERE l.action = 'added' ORDER BY l.user_id
-$$ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+DECLARE
+	complete_from timestamptz := (SELECT r.complete_from FROM audience.retention r WHERE r.kind = 'transitions');
+BEGIN
+	IF segment_members_at.at < complete_from THEN
+		RAISE EXCEPTION 'history is not complete at that time' USING ERRCODE = '22023',
+			DETAIL = format('It is complete from %s on.', audience.timestamp_text(complete_from)),
+			HINT = 'Earlier transitions may have been removed; see "audience.transition_retention".';
+	END IF;
+	RETURN QUERY SELECT l.user_id FROM (
+			SELECT DISTINCT ON (t.user_id) t.user_id, t.action FROM audience.transitions t
+			WHERE t.segment_id = segment_members_at.id AND t.occurred_at <= segment_members_at.at
+			ORDER BY t.user_id, t.seq DESC
+		) l WHERE l.action = 'added' ORDER BY l.user_id;
+END
+$$ LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION audience.segment_members_at(text, timestamptz) IS
 	'who was in a segment at an instant, from history; a deleted segment''s history stays';
 

@@ -129,6 +129,7 @@ BEGIN
 	transitions := (SELECT count(*) FROM audience.transitions t WHERE t.user_id = profile_erase.user_id);
 	DELETE FROM audience.transition_log l WHERE l.user_id = profile_erase.user_id;
 	events := audience.events_delete(profile_erase.user_id);
+	DELETE FROM audience.event_bases b WHERE b.user_id = profile_erase.user_id;
 	DELETE FROM audience.timers t WHERE t.user_id = profile_erase.user_id;
 	DELETE FROM audience.profiles p WHERE p.user_id = profile_erase.user_id;
 	RETURN jsonb_build_object('events', events, 'profiles', 1,
@@ -144,6 +145,12 @@ LANGUAGE C VOLATILE STRICT SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION audience.events_copy(text, text) IS
 	'internal: gives a user copies of another''s events, equal ones once, without evaluation; how many were new';
 
+CREATE FUNCTION audience.event_bases_merge(from_user text, into_user text) RETURNS void
+AS 'MODULE_PATHNAME', 'aud_event_bases_merge'
+LANGUAGE C VOLATILE STRICT SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.event_bases_merge(text, text) IS
+	'internal: gives a user what is kept of another''s deleted events, too';
+
 CREATE FUNCTION audience.profile_merge(from_user text, into_user text) RETURNS void
 AS $$
 #variable_conflict use_column
@@ -152,6 +159,7 @@ DECLARE
 	target audience.profiles;
 	profile audience.profiles;
 	statics integer[];
+	deleted bigint;
 BEGIN
 	IF from_user IS NULL OR into_user IS NULL THEN
 		RAISE EXCEPTION 'user id must not be null' USING ERRCODE = '22023';
@@ -163,8 +171,10 @@ BEGIN
 
 	-- Events are copied before profiles are locked: whoever is just ingesting
 	-- one of them is waited for, and waits for the profiles afterwards.  If more
-	-- came before the profiles were locked, all that is undone, locks included.
+	-- came before the profiles were locked, all that is undone, locks included;
+	-- and so if some were deleted by retention, whose copies would count again.
 	LOOP
+		deleted := coalesce((SELECT b.events FROM audience.event_bases b WHERE b.user_id = from_user), 0);
 		BEGIN
 			PERFORM audience.events_copy(from_user, into_user);
 			FOR profile IN
@@ -186,8 +196,9 @@ BEGIN
 				SELECT FROM audience.events e WHERE e.user_id = from_user
 					AND NOT EXISTS (
 						SELECT FROM audience.events i
-						WHERE i.user_id = into_user AND i.occurred_at = e.occurred_at AND i.event_id = e.event_id));
-			RAISE EXCEPTION 'events came in between' USING ERRCODE = '40001';
+						WHERE i.user_id = into_user AND i.occurred_at = e.occurred_at AND i.event_id = e.event_id))
+				AND deleted = coalesce((SELECT b.events FROM audience.event_bases b WHERE b.user_id = from_user), 0);
+			RAISE EXCEPTION 'events came or went in between' USING ERRCODE = '40001';
 		EXCEPTION WHEN serialization_failure THEN
 			-- under a snapshot for the whole transaction there is no second try
 			IF current_setting('transaction_isolation') <> 'read committed' THEN
@@ -198,6 +209,8 @@ BEGIN
 		END;
 	END LOOP;
 	PERFORM audience.events_delete(from_user);
+	PERFORM audience.event_bases_merge(from_user, into_user);
+	DELETE FROM audience.event_bases b WHERE b.user_id = from_user;
 
 	statics := ARRAY(
 		SELECT m.segment_number

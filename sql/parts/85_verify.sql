@@ -149,29 +149,36 @@ $$ LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION audience.verify_window(jsonb) IS
 	'internal, for verify: the condition on an event to be in the window of an event or sequence node';
 
-CREATE FUNCTION audience.verify_aggregate(number integer, definition audience.rule) RETURNS text
+CREATE FUNCTION audience.verify_value(aggregate text) RETURNS text
+AS $$
+	SELECT CASE aggregate
+		WHEN 'count' THEN 'to_jsonb(count(*))'
+		WHEN 'sum' THEN 'to_jsonb(sum(v::numeric))'
+		WHEN 'avg' THEN 'to_jsonb(trim_scale(sum(v::numeric)) / count(*))'
+		WHEN 'min' THEN 'to_jsonb(min(v::numeric))'
+		WHEN 'max' THEN 'to_jsonb(max(v::numeric))'
+		WHEN 'first' THEN '(array_agg(v ORDER BY occurred_at, event_id))[1]'
+		WHEN 'last' THEN '(array_agg(v ORDER BY occurred_at DESC, event_id DESC))[1]'
+		WHEN 'count_distinct' THEN 'to_jsonb(count(DISTINCT v))'
+		-- of equally frequent ones the first in the order: the smallest
+		WHEN 'most_frequent' THEN 'mode() WITHIN GROUP (ORDER BY v)'
+		WHEN 'days_active' THEN 'to_jsonb(count(DISTINCT (occurred_at AT TIME ZONE ''UTC'')::date))'
+		WHEN 'first_time' THEN 'to_jsonb(audience.timestamp_text(min(occurred_at)))'
+		WHEN 'last_time' THEN 'to_jsonb(audience.timestamp_text(max(occurred_at)))'
+	END
+$$ LANGUAGE sql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.verify_value(text) IS
+	'internal, for verify: the value of an aggregate over a user''s events that count, with v their property';
+
+-- Where events have been deleted, what is kept of them, CTE base, is added as
+-- events that stand for "n" each.  There are none for an aggregate that needs
+-- the events themselves.
+CREATE FUNCTION audience.verify_aggregate(number integer, definition audience.rule, with_base boolean) RETURNS text
 AS $$
 DECLARE
 	node jsonb := definition::jsonb;
 	aggregate text := coalesce(node ->> 'aggregate', 'count');
-BEGIN
-	RETURN format('SELECT user_id, %s AS number, %s AS value FROM (SELECT *, %s AS v FROM history) e WHERE %s AND %s AND %s GROUP BY user_id',
-		number,
-		CASE aggregate
-			WHEN 'count' THEN 'to_jsonb(count(*))'
-			WHEN 'sum' THEN 'to_jsonb(sum(v::numeric))'
-			WHEN 'avg' THEN 'to_jsonb(trim_scale(sum(v::numeric)) / count(*))'
-			WHEN 'min' THEN 'to_jsonb(min(v::numeric))'
-			WHEN 'max' THEN 'to_jsonb(max(v::numeric))'
-			WHEN 'first' THEN '(array_agg(v ORDER BY occurred_at, event_id))[1]'
-			WHEN 'last' THEN '(array_agg(v ORDER BY occurred_at DESC, event_id DESC))[1]'
-			WHEN 'count_distinct' THEN 'to_jsonb(count(DISTINCT v))'
-			-- of equally frequent ones the first in the order: the smallest
-			WHEN 'most_frequent' THEN 'mode() WITHIN GROUP (ORDER BY v)'
-			WHEN 'days_active' THEN 'to_jsonb(count(DISTINCT (occurred_at AT TIME ZONE ''UTC'')::date))'
-			WHEN 'first_time' THEN 'to_jsonb(audience.timestamp_text(min(occurred_at)))'
-			WHEN 'last_time' THEN 'to_jsonb(audience.timestamp_text(max(occurred_at)))'
-		END,
+	counting text := format('SELECT user_id, occurred_at, event_id, v, 1 AS n FROM (SELECT *, %s AS v FROM history) e WHERE %s AND %s AND %s',
 		CASE WHEN node ? 'property' THEN
 			format('audience.verify_property(properties, %L::audience.rule)', definition)
 			ELSE 'NULL::jsonb' END,
@@ -183,10 +190,23 @@ BEGIN
 			WHEN aggregate IN ('sum', 'avg') THEN
 				'CASE WHEN jsonb_typeof(v) = ''number'' THEN abs(v::numeric) < 1e131000 ELSE false END'
 			ELSE 'v IS NOT NULL' END);
+	value text := audience.verify_value(aggregate);
+BEGIN
+	IF with_base THEN
+		counting := format('%s UNION ALL SELECT user_id, occurred_at, event_id, value, count FROM base WHERE aggregate = %s',
+			counting, number);
+		IF aggregate = 'most_frequent' THEN
+			counting := format('SELECT user_id, v, sum(n) AS n FROM (%s) e GROUP BY user_id, v', counting);
+			value := '(array_agg(v ORDER BY n DESC, v))[1]';
+		ELSE
+			value := replace(value, 'count(*)', 'sum(n)');
+		END IF;
+	END IF;
+	RETURN format('SELECT user_id, %s AS number, %s AS value FROM (%s) e GROUP BY user_id', number, value, counting);
 END
 $$ LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp;
-COMMENT ON FUNCTION audience.verify_aggregate(integer, audience.rule) IS
-	'internal, for verify: the query for an aggregate''s values';
+COMMENT ON FUNCTION audience.verify_aggregate(integer, audience.rule, boolean) IS
+	'internal, for verify: the query for an aggregate''s values, with what is kept of deleted events';
 
 -- CTE h holds the events that any step speaks of: column n is an event's place
 -- among them, mI whether step I speaks of it, and cI, of an absent step, how
@@ -316,10 +336,13 @@ DECLARE
 	defaults jsonb;
 	rounds record;
 	ctes text;
+	-- the first event goes only after this, and not while verify goes on
+	with_base boolean := EXISTS (
+		SELECT FROM audience.retention r WHERE r.kind = 'events' AND r.complete_from IS NOT NULL);
 BEGIN
 	SELECT string_agg(
 			CASE WHEN a.definition::jsonb ? 'sequence' THEN audience.verify_sequence(a.number, a.definition)
-				ELSE audience.verify_aggregate(a.number, a.definition) END, ' UNION ALL ')
+				ELSE audience.verify_aggregate(a.number, a.definition, with_base) END, ' UNION ALL ')
 	INTO queries FROM audience.aggregates a WHERE a.pending IS NULL;
 	-- over no events
 	SELECT jsonb_object_agg(a.number, CASE WHEN a.definition::jsonb ? 'sequence' THEN 'false' ELSE '0' END::jsonb)
@@ -342,9 +365,21 @@ WITH timer AS MATERIALIZED (
 	WHERE ($1 IS NULL OR user_id > $1) AND ($2 IS NULL OR user_id <= $2)
 ), history AS MATERIALIZED (
 	SELECT e.*, p.evaluated_at AS at FROM event e JOIN profile p USING (user_id)
+), deleted AS MATERIALIZED (
+	-- what is kept of deleted events
+	SELECT user_id, first_seen, last_seen, events, states FROM audience.event_bases
+	WHERE ($1 IS NULL OR user_id > $1) AND ($2 IS NULL OR user_id <= $2)
+), base AS MATERIALIZED (
+	SELECT d.user_id, i.* FROM deleted d JOIN profile USING (user_id)
+		CROSS JOIN LATERAL audience.event_base_items(d.states) i
 ), seen AS (
-	SELECT user_id, min(occurred_at) AS first_seen, max(occurred_at) AS last_seen, count(*) AS count
-	FROM event GROUP BY user_id
+	SELECT user_id, min(first_seen) AS first_seen, max(last_seen) AS last_seen, sum(count) AS count
+	FROM (
+		SELECT user_id, min(occurred_at) AS first_seen, max(occurred_at) AS last_seen, count(*) AS count
+		FROM event GROUP BY user_id
+		UNION ALL
+		SELECT user_id, first_seen, last_seen, events FROM deleted
+	) s GROUP BY user_id
 ), found AS (
 	SELECT user_id, jsonb_object_agg(number, value) AS vals FROM (%1$s) f GROUP BY user_id
 ), recomputed AS MATERIALIZED (
@@ -357,6 +392,9 @@ WITH timer AS MATERIALIZED (
 	FROM audience.profile_values((SELECT ids FROM ids), false)
 	WHERE aggregate IN (SELECT number FROM audience.aggregates WHERE pending IS NULL)
 	GROUP BY user_id
+), transition_complete AS MATERIALIZED (
+	SELECT coalesce(max(complete_from), '-infinity') AS complete_from
+	FROM audience.retention WHERE kind = 'transitions'
 ), transition AS MATERIALIZED (
 	SELECT t.user_id, t.segment_id AS id, t.seq, t.action, t.occurred_at,
 		lag(t.action) OVER own AS before, lead(t.seq) OVER own IS NULL AS is_last
@@ -448,7 +486,9 @@ FROM member WHERE id IS NULL
 UNION ALL
 SELECT 'transition', user_id, id, format('number %%s, "%%s", follows %%s', seq, action,
 	coalesce('"' || before || '"', 'none'))
-FROM transition WHERE action = coalesce(before, 'removed')
+FROM transition, transition_complete WHERE action = coalesce(before, 'removed')
+	-- those before it may have gone
+	AND NOT (before IS NULL AND occurred_at <= complete_from)
 UNION ALL
 SELECT 'transition', coalesce(t.user_id, m.user_id), coalesce(t.id, m.id),
 	CASE WHEN m.id IS NULL THEN format('the last one is number %%s, "added", but there is no membership', t.seq)

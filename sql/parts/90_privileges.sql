@@ -20,7 +20,7 @@ DECLARE
 		'rule_explain', 'rule_score', 'profile_get', 'user_segments',
 		'profile_match', 'match_profile',
 		-- a view's functions run as whoever reads the view
-		'engine_statistics', 'scheduler_statistics'];
+		'engine_statistics', 'scheduler_statistics', 'retention_setting', 'event_retention_limit'];
 	writers constant text[] := ARRAY['event_ingest', 'events_ingest', 'profile_set', 'profiles_set'];
 BEGIN
 	IF grant_access.level IS NULL OR grant_access.level NOT IN ('ingest', 'read', 'admin') THEN
