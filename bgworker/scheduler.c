@@ -19,6 +19,8 @@
  * Fills: audience.refresh_work goes on, a chunk of users at a time, with what
  * "refresh => 'later'" or an interrupted segment_refresh has left.
  *
+ * Retention: audience.run_retention, a small step at a time.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -217,11 +219,24 @@ run_fills(AudStep *step)
 		step->again = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BUSY_MS);
 }
 
+/* A step of retention; where there is nothing to do, again within the naptime. */
+static void
+run_retention(AudStep *step)
+{
+	static SPIPlanPtr plan = NULL;
+	bool		isnull;
+
+	if (must_wait(step))
+		return;
+	step->more = DatumGetBool(query_value(prepare_once(&plan, "SELECT audience.run_retention()"), &isnull));
+}
+
 /* The jobs, in the order of AudSchedulerJob. */
 static AudJob jobs[] = {
 	[AUD_JOB_TIMERS] = {.name = "SELECT audience.run_due(" CppAsString2(TIMERS_BATCH) ")",
 	.sql = true, .step = run_timers},
 	[AUD_JOB_FILLS] = {.name = "SELECT audience.refresh_work()", .sql = true, .step = run_fills},
+	[AUD_JOB_RETENTION] = {.name = "SELECT audience.run_retention()", .sql = true, .step = run_retention},
 };
 
 StaticAssertDecl(lengthof(jobs) <= AUD_WORKER_JOBS, "too many jobs");

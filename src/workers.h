@@ -48,7 +48,8 @@ typedef enum AudWorkerKind
 typedef enum AudSchedulerJob
 {
 	AUD_JOB_TIMERS,
-	AUD_JOB_FILLS
+	AUD_JOB_FILLS,
+	AUD_JOB_RETENTION
 } AudSchedulerJob;
 
 /*
