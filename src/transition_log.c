@@ -166,7 +166,7 @@ aud_transition_entries_remove(PG_FUNCTION_ARGS)
 	int			ordinal = 0,
 				last = 0;		/* place of the last one that is kept */
 	Entry		entry;
-	StringInfoData buf;
+	StringInfoData buf = {0};
 
 	deconstruct_array(PG_GETARG_ARRAYTYPE_P(1), INT4OID, sizeof(int32), true,
 					  TYPALIGN_INT, &remove, NULL, &nremove);
