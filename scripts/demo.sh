@@ -85,6 +85,9 @@ build_project all || die "the build failed"
 start_server demo <<-CONF
 	shared_buffers = 512MB
 	max_wal_size = 4GB
+	shared_preload_libraries = 'audience_manager'
+	# the stream comes with a clock of its own: no scheduler until it is in
+	audience.databases = 'none'
 CONF
 sql -c 'CREATE EXTENSION audience_manager'
 show "SELECT extname AS extension, extversion AS version, current_setting('server_version') AS postgresql
@@ -144,10 +147,10 @@ sql -f events.sql | show_progress "$START"
 TOOK=$(seconds_since "$START")
 say "$(awk -v n="$EVENTS" -v s="$TOOK" 'BEGIN { printf "%d events a second, every membership decided on the way", n / (s > 0 ? s : 0.1) }')"
 
-# the events came with the clock set to their time; this brings those that
-# have not been seen since to the present
+# the events came with the clock set to their time; this brings those whom time
+# has changed since to the present
 START=$EPOCHREALTIME
-say "$(sql -c 'SELECT audience.profile_rebuild()') users brought up to now in $(seconds_since "$START") s"
+say "$(sql -c 'SELECT audience.run_due()') users whom time alone may have changed looked at in $(seconds_since "$START") s"
 
 title "Segments and their sizes"
 show "SELECT s.id, s.name, s.type, audience.segment_count(s.id) AS members,
@@ -160,6 +163,18 @@ title "Who entered and left lately"
 show "SELECT to_char(occurred_at, 'YYYY-MM-DD HH24:MI') AS \"when\", user_id, action, segment_id, reason, event_id
       FROM audience.transitions WHERE event_id IS NOT NULL
       ORDER BY occurred_at DESC, user_id, segment_id LIMIT 12"
+
+title "Time alone: the scheduler at work"
+sql >/dev/null <<'SQL'
+ALTER SYSTEM SET audience.databases = '';
+SELECT pg_reload_conf();
+SELECT audience.segment_create('Here Right Now', 'count(*, LAST ''2 seconds'') >= 1');
+SELECT audience.event_ingest('{"userId":"visitor","eventType":"page_view"}');
+SELECT pg_sleep(2.5);
+SQL
+show "SELECT user_id, action, segment_id, reason, occurred_at, recorded_at - occurred_at AS late
+      FROM audience.transitions WHERE user_id = 'visitor' AND segment_id = 'here_right_now' ORDER BY seq"
+show "SELECT state, next_due_at, due, done, errors FROM audience.stat_scheduler"
 
 SOMEONE=$(sql -c "SELECT user_id FROM audience.memberships WHERE segment_id IN ('vip', 'high_value_users')
                   GROUP BY user_id ORDER BY count(*) DESC, user_id LIMIT 1")

@@ -1,0 +1,71 @@
+# What the scheduler does besides timers: it fills what was to be filled later,
+# goes on with a fill that was interrupted, and does retention.
+use strict;
+use warnings;
+
+use FindBin;
+use lib $FindBin::RealBin;
+
+use AudTest;
+use AudWorkers;
+use Test::More;
+
+my $node = start_node('jobs', conf => worker_conf() . "fsync = off\naudience.worker_naptime = 1\n");
+
+$node->safe_psql('postgres', <<'SQL');
+INSERT INTO audience.events (user_id, event_type, occurred_at, event_id)
+SELECT 'u' || i % 20000, (ARRAY['view', 'buy', 'view'])[1 + i % 3], now() - i * interval '1 minute', i
+FROM generate_series(1, 60000) i;
+SQL
+
+#
+# fills
+#
+$node->safe_psql('postgres', q{SELECT audience.segment_create('buyers', 'count(buy, LAST ''30 days'') >= 1', refresh => 'later')});
+wait_for($node, 'a segment that was to be filled later is filled', q{SELECT status FROM audience.segments WHERE id = 'buyers'}, is => 'ready', within => 30);
+is($node->safe_psql('postgres', q{SELECT audience.segment_count('buyers')}),
+	$node->safe_psql('postgres', q{SELECT count(DISTINCT user_id) FROM audience.events WHERE event_type = 'buy' AND occurred_at > now() - interval '30 days'}),
+	'with whom the rule holds for');
+verify_empty($node);
+
+# references make a chain of fills
+$node->safe_psql('postgres', <<'SQL');
+BEGIN;
+SELECT audience.segment_create('First', 'eventCount >= 2', id => 'first', refresh => 'later');
+SELECT audience.segment_create('Second', 'IN SEGMENT ''first'' AND IN SEGMENT ''buyers''', id => 'second', refresh => 'later');
+SELECT audience.segment_update('buyers', rules => 'count(buy) >= 1', refresh => 'later');
+COMMIT;
+SQL
+wait_for($node, 'segments of segments, too', q{SELECT count(*) FROM audience.segments WHERE pending IS NOT NULL OR status <> 'ready'}, is => 0, within => 30);
+is($node->safe_psql('postgres', q{SELECT audience.segment_count('second')}),
+	$node->safe_psql('postgres', q{SELECT count(*) FROM (SELECT FROM audience.events GROUP BY user_id HAVING count(*) >= 2 AND bool_or(event_type = 'buy')) u}),
+	'right to the end of the chain');
+is($node->safe_psql('postgres', 'SELECT count(*) FROM audience.segment_refresh_progress'), 0, 'and nothing goes on');
+verify_empty($node);
+
+# a CALL that was interrupted: the scheduler is kept out, so that there is something left
+$node->safe_psql('postgres', "ALTER DATABASE postgres SET audience.now = ''; ALTER SYSTEM SET audience.databases = 'none'");
+$node->reload;
+wait_state($node, 'not running', 'without a scheduler');
+$node->safe_psql('postgres', q{SELECT audience.segment_update('first', rules => 'eventCount >= 3', refresh => 'later')});
+$node->safe_psql('postgres', q{SELECT audience.refresh_step(max(fill), 1000) FROM audience.refreshes});
+is($node->safe_psql('postgres', 'SELECT segment_id, phase, users_done, users_total FROM audience.segment_refresh_progress'),
+	'first|filling|1000|20000', 'a fill stands where it was left');
+$node->safe_psql('postgres', 'ALTER SYSTEM RESET audience.databases');
+$node->reload;
+wait_for($node, 'the scheduler goes on with it', q{SELECT count(*) FROM audience.refreshes}, is => 0, within => 30);
+verify_empty($node);
+is(scheduler_field($node, 'errors'), 0, 'without errors');
+
+#
+# retention
+#
+is($node->safe_psql('postgres', q{SELECT count(*) > 0 FROM audience.events WHERE occurred_at < now() - interval '40 days'}), 't', 'there are old events');
+$node->safe_psql('postgres', q{ALTER DATABASE postgres SET audience.event_retention = '20d'});
+wait_for($node, 'events that nobody needs are removed', q{SELECT count(*) FROM audience.events WHERE occurred_at < now() - interval '21 days'}, is => 0, within => 60);
+is($node->safe_psql('postgres', q{SELECT sum((audience.profile_get(user_id) ->> 'eventCount')::int) FROM audience.profiles}), 60000, 'and still counted');
+verify_empty($node);
+is(scheduler_field($node, 'errors'), 0, 'without errors');
+
+$node->stop;
+done_testing();
