@@ -46,7 +46,7 @@
 /* how long after the last sign of a restore it counts as over, and until another look */
 #define RESTORE_GAP_MS		5000
 #define RESTORE_LOOK_MS		1000
-/* until another try to end a fill while definitions are in use */
+/* until another try where others were in the way */
 #define BUSY_MS				1000
 
 extern PGDLLEXPORT void aud_scheduler_main(Datum main_arg);
@@ -203,20 +203,31 @@ run_timers(AudStep *step)
 	report_timers(done, next);
 }
 
-/* A step of the fills that go on: one chunk of users. */
+/*
+ * A step by a function that says what is left: 0 nothing, 1 perhaps more, 2 more
+ * later, because others are in the way.
+ */
 static void
-run_fills(AudStep *step)
+run_work(AudStep *step, SPIPlanPtr *plan, const char *query)
 {
-	static SPIPlanPtr plan = NULL;
 	bool		isnull;
 	int32		left;
 
 	if (must_wait(step))
 		return;
-	left = DatumGetInt32(query_value(prepare_once(&plan, "SELECT audience.refresh_work()"), &isnull));
+	left = DatumGetInt32(query_value(prepare_once(plan, query), &isnull));
 	step->more = left == 1;
 	if (left == 2)
 		step->again = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BUSY_MS);
+}
+
+/* A step of the fills that go on: one chunk of users. */
+static void
+run_fills(AudStep *step)
+{
+	static SPIPlanPtr plan = NULL;
+
+	run_work(step, &plan, "SELECT audience.refresh_work()");
 }
 
 /* A step of retention; where there is nothing to do, again within the naptime. */
@@ -224,11 +235,8 @@ static void
 run_retention(AudStep *step)
 {
 	static SPIPlanPtr plan = NULL;
-	bool		isnull;
 
-	if (must_wait(step))
-		return;
-	step->more = DatumGetBool(query_value(prepare_once(&plan, "SELECT audience.run_retention()"), &isnull));
+	run_work(step, &plan, "SELECT audience.retention_work()");
 }
 
 /* The jobs, in the order of AudSchedulerJob. */
@@ -236,7 +244,7 @@ static AudJob jobs[] = {
 	[AUD_JOB_TIMERS] = {.name = "SELECT audience.run_due(" CppAsString2(TIMERS_BATCH) ")",
 	.sql = true, .step = run_timers},
 	[AUD_JOB_FILLS] = {.name = "SELECT audience.refresh_work()", .sql = true, .step = run_fills},
-	[AUD_JOB_RETENTION] = {.name = "SELECT audience.run_retention()", .sql = true, .step = run_retention},
+	[AUD_JOB_RETENTION] = {.name = "SELECT audience.retention_work()", .sql = true, .step = run_retention},
 };
 
 StaticAssertDecl(lengthof(jobs) <= AUD_WORKER_JOBS, "too many jobs");

@@ -284,11 +284,11 @@ move_windows(AudAdvance *advance, AudUser *user)
 		user->horizon <= user->now + advance->batch->clock.max_future_skew;
 
 	/*
-	 * A segment being filled may be the first to ask for an aggregate whose
-	 * "where" moves: for its timer that must be looked at, too.
+	 * A segment being filled, now or later, may be the first to ask for an
+	 * aggregate whose "where" moves: for its timer that must be looked at, too.
 	 */
 	if (user->now == user->as_of && !back && !advance->batch->expiring &&
-		advance->batch->fill == NULL)
+		advance->batch->fill == NULL && user->filled >= defs->newest_pending)
 		return;
 	if (back)
 		user->horizon = PG_INT64_MAX;

@@ -491,9 +491,9 @@ aud_decide_user(AudBatch *batch, AudDecider *decider, int index)
 	due = aud_decider_next_change(decider);
 	if (batch->expiring)
 		user->next_change = due;
-	else if (due < user->armed)
+	else if (due < user->armed || user->armed <= user->now || user->rebuild)
 	{
-		/* a timer that comes too early looks, and is set anew */
+		/* one that comes too early is left: it looks, and is set anew */
 		user->armed = due;
 		user->arm = user->write = true;
 	}

@@ -64,7 +64,7 @@ BEGIN
 			DETAIL = 'It has no rules to evaluate.';
 	END IF;
 	IF segment.pending IS NULL AND segment.active THEN
-		PERFORM audience.definitions_lock();
+		PERFORM audience.definitions_change();
 		segment := audience.segment_row(refresh_begin.id);
 		IF segment.pending IS NULL AND segment.active THEN
 			PERFORM audience.refresh_schedule(segment.number, ARRAY[segment.number], segment.rules, 'refresh');
@@ -96,7 +96,10 @@ BEGIN
 	END IF;
 	-- not when it was scheduled: nobody ingests then
 	IF refresh.users_total IS NULL THEN
-		UPDATE audience.refreshes r SET users_total = (SELECT count(*) FROM audience.profiles)
+		UPDATE audience.refreshes r SET users_total = (
+			-- counting many would take long; an estimate does as well
+			SELECT CASE WHEN c.reltuples > 1000000 THEN c.reltuples ELSE (SELECT count(*) FROM audience.profiles) END
+			FROM pg_class c WHERE c.oid = 'audience.profiles'::regclass)
 		WHERE r.fill = refresh_step.fill;
 	END IF;
 	most := coalesce(users, refresh.next_users);
@@ -181,7 +184,7 @@ AS $$
 DECLARE
 	wanted bigint := audience.refresh_begin(id);
 	following bigint;
-	said timestamptz := pg_catalog.clock_timestamp();
+	said pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 BEGIN
 	COMMIT;
 	WHILE wanted IS NOT NULL LOOP

@@ -13,9 +13,12 @@ INSERT INTO audience.restoring
 SELECT a.pid, a.backend_start FROM pg_catalog.pg_stat_activity a
 WHERE a.pid = pg_catalog.pg_backend_pid() AND pg_catalog.current_setting('row_security') = 'off';
 
--- The newest fill does the work of older ones.  Definitions in use are not waited
--- for long, as timers wait meanwhile.  A fill is ended in another transaction
--- than its last step, which has locked the definitions for sharing.
+-- Timers wait for whatever else the scheduler is at, so it waits for nobody long:
+-- neither for definitions in use nor for a user that an open transaction has
+-- locked.  Such a step is tried again later.
+
+-- The newest fill does the work of older ones.  A fill is ended in another
+-- transaction than its last step, which has locked the definitions for sharing.
 CREATE FUNCTION audience.refresh_work() RETURNS integer
 AS $$
 DECLARE
@@ -33,9 +36,21 @@ BEGIN
 EXCEPTION WHEN lock_not_available THEN
 	RETURN 2;
 END
-$$ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET audience.definition_wait = '200ms';
+$$ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET audience.definition_wait = '200ms' SET lock_timeout = '200ms';
 COMMENT ON FUNCTION audience.refresh_work() IS
-	'internal, for the scheduler: a step of the newest fill; 0: there is none, 1: there may be more, 2: definitions are in use, later';
+	'internal, for the scheduler: a step of the newest fill; 0: there is none, 1: there may be more, 2: others are in the way, later';
+
+CREATE FUNCTION audience.retention_work() RETURNS integer
+AS $$
+BEGIN
+	RETURN audience.run_retention()::integer;
+EXCEPTION WHEN lock_not_available THEN
+	RETURN 2;
+END
+$$ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+SET audience.definition_wait = '200ms' SET lock_timeout = '200ms';
+COMMENT ON FUNCTION audience.retention_work() IS
+	'internal, for the scheduler: a step of retention; 0: nothing to do, 1: there may be more, 2: others are in the way, later';
 
 CREATE FUNCTION audience.scheduler_statistics(OUT pid integer, OUT state text, OUT started_at timestamptz,
 	OUT next_due_at timestamptz, OUT done bigint, OUT last_run_at timestamptz,
