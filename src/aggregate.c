@@ -18,7 +18,6 @@
  */
 #include "postgres.h"
 
-#include "common/int.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 
@@ -428,11 +427,9 @@ aud_aggregate_look(const AudAggregateDef *def, AudAggregateState *state,
 				   AudEvent *event, const AudClock *clock)
 {
 	AudEventDoc doc;
-	TimestampTz leaves;
 
-	if (def->last != 0 && !pg_add_s64_overflow(event->time, def->last, &leaves) &&
-		leaves > clock->now)
-		state->look = Min(state->look, leaves);
+	if (def->last != 0)
+		aud_look_at(event->time, def->last, clock, &state->look);
 	aud_event_detoast(event);
 	aud_event_doc_init(&doc, clock, event->type, event->type_len, event->time,
 					   event->id, event->id_len,

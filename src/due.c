@@ -18,37 +18,27 @@
  * past a constant that some leaf compares it with, so that a window that loses
  * event after event is not looked at each time.
  *
+ * Each function here lowers *due to the next instant that it knows of.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "common/int.h"
-
 #include "decider.h"
-
-/* The instant at which an event leaves a window; PG_INT64_MAX: beyond all time. */
-static TimestampTz
-leaves_at(TimestampTz time, int64 last)
-{
-	TimestampTz instant;
-
-	return pg_add_s64_overflow(time, last, &instant) ? PG_INT64_MAX : instant;
-}
 
 /*
  * When a count or sum may turn a leaf over by losing events: the first of its
  * next leavers that does, or the last one that is known, if more follow.
  */
-static TimestampTz
-queue_due(const AudDefinitions *defs, int aggregate, const AudAggregateState *state)
+static void
+look_at_queue(const AudDefinitions *defs, int aggregate, const AudAggregateState *state,
+			  const AudClock *clock, TimestampTz *due)
 {
 	const AudAggregateDef *def = &defs->aggregates[aggregate];
 	AudAggregateState ahead = *state;
 	AudAggregateValue before,
 				after;
 
-	if (state->nqueue == 0 || def->kind == AUD_AGG_AVG)
-		return leaves_at(state->oldest, def->last);
 	aud_aggregate_value(def, state, &before);
 	for (int i = 0; i < state->nqueue; i++)
 	{
@@ -61,24 +51,28 @@ queue_due(const AudDefinitions *defs, int aggregate, const AudAggregateState *st
 		aud_aggregate_value(def, &ahead, &after);
 		if (aud_route_may_turn(&defs->routes[aggregate], &before, &after) ||
 			(i + 1 == state->nqueue && state->nqueue < state->count))
-			return leaves_at(state->queue[i].time, def->last);
+		{
+			aud_look_at(state->queue[i].time, def->last, clock, due);
+			return;
+		}
 	}
-	return PG_INT64_MAX;
 }
 
 /* When an aggregate over a sliding window may next change by time. */
-static TimestampTz
-window_due(const AudDefinitions *defs, int aggregate, const AudAggregateState *state)
+static void
+look_at_window(const AudDefinitions *defs, int aggregate, const AudAggregateState *state,
+			   const AudClock *clock, TimestampTz *due)
 {
 	const AudAggregateDef *def = &defs->aggregates[aggregate];
 
 	if (state->count == 0 && !state->overflow)
-		return PG_INT64_MAX;
-	if (def->state == AUD_STATE_EDGE)
-		return leaves_at(state->time, def->last);
-	if (aud_aggregate_has_queue(def))
-		return queue_due(defs, aggregate, state);
-	return leaves_at(state->oldest, def->last);
+		return;
+	/* an average is not worth looking ahead for: it costs a division each time */
+	if (state->nqueue > 0 && def->kind != AUD_AGG_AVG)
+		look_at_queue(defs, aggregate, state, clock, due);
+	else
+		aud_look_at(def->state == AUD_STATE_EDGE ? state->time : state->oldest,
+					def->last, clock, due);
 }
 
 /*
@@ -86,21 +80,19 @@ window_due(const AudDefinitions *defs, int aggregate, const AudAggregateState *s
  * was not made anew at the user's now is not known to the instant: the user's
  * timer, set when it was, still holds.
  */
-static TimestampTz
-moving_due(const AudAggregateDef *def, const AudAggregateState *state, const AudUser *user)
+static void
+look_at_moving(const AudAggregateDef *def, const AudAggregateState *state, const AudUser *user,
+			   const AudClock *clock, TimestampTz *due)
 {
-	TimestampTz due = PG_INT64_MAX;
-
 	if (def->where_moves)
-		due = state->fresh ? state->look : user->armed;
+		aud_look_at(state->fresh ? state->look : user->armed, 0, clock, due);
 	if (def->state == AUD_STATE_SEQUENCE && state->known)
-		due = Min(due, state->time);
-	return due;
+		aud_look_at(state->time, 0, clock, due);
 }
 
 /* When a leaf with a relative time operator may next turn over. */
 static void
-leaf_due(AudDecider *decider, const AudLeaf *leaf, TimestampTz *due)
+look_at_leaf(AudDecider *decider, const AudLeaf *leaf, TimestampTz *due)
 {
 	const AudAggregateState *state;
 	AudAggregateValue value;
@@ -122,20 +114,12 @@ leaf_due(AudDecider *decider, const AudLeaf *leaf, TimestampTz *due)
 						&decider->now, due);
 }
 
-/* Makes *due the instant, if that lies ahead of the user's now and is nearer. */
-static void
-consider(const AudUser *user, TimestampTz instant, TimestampTz *due)
-{
-	if (instant > user->now && instant < *due)
-		*due = instant;
-}
-
 /*
  * When a within_last or before_last leaf over a time may next turn over: as
  * the time passes the next duration, or, still to come, max_future_skew.
  */
 static void
-consider_ages(AudDecider *decider, int aggregate, TimestampTz *due)
+look_at_ages(AudDecider *decider, int aggregate, TimestampTz *due)
 {
 	const AudRoute *route = &decider->defs->routes[aggregate];
 	const AudUser *user = decider->user;
@@ -148,9 +132,8 @@ consider_ages(AudDecider *decider, int aggregate, TimestampTz *due)
 		return;
 	next = aud_route_first_age(route, user->now - value.time);
 	if (next < route->nages)
-		consider(user, leaves_at(value.time, route->ages[next].duration), due);
-	if (value.time > user->now)
-		consider(user, value.time - decider->now.max_future_skew, due);
+		aud_look_at(value.time, route->ages[next].duration, &decider->now, due);
+	aud_look_at(value.time, -decider->now.max_future_skew, &decider->now, due);
 }
 
 /*
@@ -167,22 +150,22 @@ aud_decider_next_change(AudDecider *decider)
 
 	for (int i = 0; i < defs->nrelative; i++)
 		if (defs->leaves[defs->relative[i]].nsegments > 0)
-			leaf_due(decider, &defs->leaves[defs->relative[i]], &due);
+			look_at_leaf(decider, &defs->leaves[defs->relative[i]], &due);
 	for (int i = 0; i < defs->naged; i++)
-		consider_ages(decider, defs->aged[i], &due);
+		look_at_ages(decider, defs->aged[i], &due);
 	for (int w = 0; w < defs->nwindows; w++)
 		for (int i = 0; i < defs->windows[w].naggregates; i++)
 		{
 			int			aggregate = defs->windows[w].aggregates[i];
 
 			if (defs->routes[aggregate].nleaves > 0)
-				consider(user, window_due(defs, aggregate, &user->states[aggregate]), &due);
+				look_at_window(defs, aggregate, &user->states[aggregate], &decider->now, &due);
 		}
 	for (int i = 0; i < defs->nmoving; i++)
 		if (defs->routes[defs->moving[i]].nleaves > 0)
-			consider(user, moving_due(&defs->aggregates[defs->moving[i]],
-									  &user->states[defs->moving[i]], user), &due);
+			look_at_moving(&defs->aggregates[defs->moving[i]],
+						   &user->states[defs->moving[i]], user, &decider->now, &due);
 	if (user->horizon != PG_INT64_MAX)
-		consider(user, user->horizon - decider->now.max_future_skew, &due);
+		aud_look_at(user->horizon, -decider->now.max_future_skew, &decider->now, &due);
 	return due;
 }

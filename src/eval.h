@@ -15,6 +15,8 @@
 #ifndef AUD_EVAL_H
 #define AUD_EVAL_H
 
+#include "common/int.h"
+
 #include "rule.h"
 
 /* the instant an evaluation is made for */
@@ -83,6 +85,14 @@ extern bool aud_value_holds(const AudRule *rule, const AudNode *leaf,
  */
 extern bool aud_instant_holds(const AudRule *rule, const AudNode *leaf,
 							  TimestampTz t, const AudClock *clock);
+
+/* Makes *due the instant t + d, if that lies ahead of the clock and is nearer. */
+static inline void
+aud_look_at(TimestampTz t, int64 d, const AudClock *clock, TimestampTz *due)
+{
+	if (!pg_add_s64_overflow(t, d, &t) && t > clock->now && t < *due)
+		*due = t;
+}
 
 /*
  * eval_op.c: lowers *due to the next instant after clock->now at which a leaf

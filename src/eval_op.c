@@ -215,14 +215,6 @@ aud_instant_holds(const AudRule *rule, const AudNode *leaf, TimestampTz t,
 	}
 }
 
-/* Lowers *due to the instant t + d, if that lies ahead of the clock. */
-static void
-turn_at(int64 t, int64 d, const AudClock *clock, TimestampTz *due)
-{
-	if (!pg_add_s64_overflow(t, d, &t) && t > clock->now && t < *due)
-		*due = t;
-}
-
 /* See eval.h; what aud_instant_holds says changes at these instants only. */
 void
 aud_instant_next_turn(const AudRule *rule, const AudNode *leaf, TimestampTz t,
@@ -233,18 +225,18 @@ aud_instant_next_turn(const AudRule *rule, const AudNode *leaf, TimestampTz t,
 	switch (leaf->op)
 	{
 		case AUD_OP_WITHIN_LAST:
-			turn_at(t, -clock->max_future_skew, clock, due);
-			turn_at(t, constant, clock, due);
+			aud_look_at(t, -clock->max_future_skew, clock, due);
+			aud_look_at(t, constant, clock, due);
 			break;
 		case AUD_OP_BEFORE_LAST:
-			turn_at(t, constant, clock, due);
+			aud_look_at(t, constant, clock, due);
 			break;
 		case AUD_OP_WITHIN_NEXT:
-			turn_at(t, -constant, clock, due);
-			turn_at(t, 0, clock, due);
+			aud_look_at(t, -constant, clock, due);
+			aud_look_at(t, 0, clock, due);
 			break;
 		case AUD_OP_AFTER_NEXT:
-			turn_at(t, -constant, clock, due);
+			aud_look_at(t, -constant, clock, due);
 			break;
 		default:
 			break;

@@ -15,7 +15,8 @@
  *	  2	their old events are deleted, and just those that were are counted by
  *		the users' bases (event_base.c)
  *
- * States and memberships do not change by it.
+ * Memberships change only as time alone has changed them since the user was
+ * last evaluated (step 1).
  *
  *-------------------------------------------------------------------------
  */

@@ -14,7 +14,6 @@
  */
 #include "postgres.h"
 
-#include "common/int.h"
 #include "miscadmin.h"
 
 #include "aggregate.h"
@@ -57,14 +56,6 @@ in_window(const AudAggregateDef *def, TimestampTz t, const AudClock *clock)
 	return t >= def->from && t < def->to;
 }
 
-/* Makes *due the instant t + d, if that lies ahead and is nearer. */
-static void
-look_at(TimestampTz t, int64 d, const AudClock *clock, TimestampTz *due)
-{
-	if (!pg_add_s64_overflow(t, d, &t) && t > clock->now && t < *due)
-		*due = t;
-}
-
 /*
  * One present step: from the events reached so far to those that it reaches.
  * "absent" is the first of the "nabsent" absent steps before it; reached is
@@ -89,7 +80,7 @@ take_step(const AudAggregateDef *def, const AudNode *step, const AudNode *absent
 			step_matches(def->rule, step, event, clock))
 		{
 			if (def->last != 0)
-				look_at(event->time, def->last, clock, due);
+				aud_look_at(event->time, def->last, clock, due);
 			if (reached == NULL)
 				result[i] = true;
 			else
@@ -133,7 +124,7 @@ stays_absent(const AudAggregateDef *def, const AudNode *step,
 			if (clock->now - events[i].time > step->arg.within)
 				holds = true;
 			else
-				look_at(events[i].time, step->arg.within + 1, clock, due);
+				aud_look_at(events[i].time, step->arg.within + 1, clock, due);
 		}
 		if (step_matches(def->rule, step, &events[i], clock))
 			next_same = events[i].time;

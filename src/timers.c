@@ -21,8 +21,6 @@
  */
 #include "postgres.h"
 
-#include <limits.h>
-
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -78,7 +76,7 @@ expire_user(AudBatch *batch, AudAdvance *advance, AudDecider *decider, int index
 	MemoryContext old = MemoryContextSwitchTo(AllocSetContextCreate(batch->mcxt, "audience due user",
 																	ALLOCSET_SMALL_SIZES));
 
-	/* set_now has it for now; one that is ahead of the clock stays or comes back */
+	/* a user who is ahead of the clock is not taken back to the timer's instant */
 	if (user->as_of <= batch->clock.now)
 		user->now = Max(user->armed, user->as_of);
 	for (;;)

@@ -99,10 +99,10 @@ BEGIN
 	END IF;
 	PERFORM audience.segment_check(new_id, name, new_type, rules);
 	INSERT INTO audience.segment_numbers (segment_id) VALUES (new_id) RETURNING number INTO new_number;
-	INSERT INTO audience.segments (id, name, type, rules, description, active, number)
-	VALUES (new_id, name, new_type, rules, description, new_active, new_number);
+	INSERT INTO audience.segments (id, name, type, rules, description, active, status, number)
+	VALUES (new_id, name, new_type, rules, description, new_active,
+		CASE WHEN later THEN 'building' ELSE 'ready' END, new_number);
 	IF later THEN
-		UPDATE audience.segments s SET status = 'building' WHERE s.number = new_number;
 		PERFORM audience.refresh_schedule(new_number, ARRAY[new_number], rules, 'backfill');
 	ELSIF new_type = 'dynamic' THEN
 		added := audience.aggregates_add(ARRAY(SELECT audience.rule_aggregates(rules)));

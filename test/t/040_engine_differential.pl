@@ -26,18 +26,13 @@ use AudTest;
 use JSON::PP;
 use List::Util qw(max min shuffle);
 use Test::More;
-use Time::Local qw(timegm);
 
 my $first_seed = env_number('AUD_TEST_SEED', 1);
 my $seeds = env_number('AUD_TEST_SEEDS', 5);
 my $steps = env_number('AUD_TEST_STEPS', 60);
 
-my $start = timegm(0, 0, 0, 1, 2, 2026) * AudOracle::SECOND;
-my @names = ((map { "u$_" } 1 .. 14), (map { "U$_" } 1 .. 4), "o'h", "\xc3\xbcber", 'a b', 'a,b', 'x"y', '~z');
-my @builtin = (
-	{ name => 'totalSpent', aggregate => 'sum', property => 'amount', event_type => 'purchase', type => 'n' },
-	{ name => 'eventCount', aggregate => 'count', type => 'n' },
-	{ name => 'lastActivity', aggregate => 'last_time', type => 't' });
+my $start = $AudOracle::START;
+my @names = @AudOracle::NAMES;
 
 my $node = start_node('differential');
 
@@ -56,7 +51,7 @@ sub run_seed
 	my $db = "seed_$seed";
 	my $world = {
 		now => $start + 10 * AudOracle::DAY, users => {}, segments => [],
-		traits => [@builtin], n => 0, next_segment => 0, next_trait => 0 };
+		traits => [@AudOracle::BUILTIN], n => 0, next_segment => 0, next_trait => 0 };
 	my $script = "\\pset null ''\n" . settings($world) . set_clock($world);
 	my @expected;
 
@@ -639,19 +634,11 @@ sub change_list
 	my @who = (shuffle @names)[ 0 .. int rand 5 ];
 	my $array = 'ARRAY[' . join(',', map { quote($_) } @who) . ']';
 	my $sql = rebuild($world);
+	my $add = chance(0.6);
 
-	if (chance(0.6))
-	{
-		$list->{members}{$_} = 1 foreach @who;
-		$sql .= "SELECT audience.segment_add('$list->{id}', $array);\n";
-	}
-	else
-	{
-		delete $list->{members}{$_} foreach @who;
-		$sql .= "SELECT audience.segment_remove('$list->{id}', $array);\n";
-		@who = grep { $world->{users}{$_} } @who;
-	}
-	touch($world, '', {}, @who);
+	$sql .= 'SELECT audience.segment_' . ($add ? 'add' : 'remove') . "('$list->{id}', $array);\n";
+
+	touch($world, '', {}, change_members($world, $list, $add, @who));
 	$world->{expect}{free_history} = 1;
 	$world->{expect}{verify} = 1;
 	return $sql;
@@ -669,15 +656,8 @@ sub merge_users
 	my ($world) = @_;
 	my ($from, $into) = shuffle sort keys %{ $world->{users} };
 	return rebuild($world) unless defined $into;
-	my ($old, $user) = delete $world->{users}{$from};
+	my $old = merge_user($world, $from, $into);
 
-	$user = $world->{users}{$into};
-	$user->{events} = { %{ $old->{events} }, %{ $user->{events} } };
-	$user->{attributes} = { %{ $old->{attributes} }, %{ $user->{attributes} } };
-	foreach my $list (grep { $_->{members} } @{ $world->{segments} })
-	{
-		$list->{members}{$into} = 1 if delete $list->{members}{$from};
-	}
 	touch($world, '', {}, $into);
 	$world->{expect}{transitions}{"$from|$_"} = 'removed' foreach keys %{ $old->{in} };
 	remember($world, $from, { at => user_now($world, $old) });
@@ -691,9 +671,8 @@ sub erase_user
 	my ($name) = shuffle sort keys %{ $world->{users} };
 	return rebuild($world) unless defined $name;
 
-	delete $world->{users}{$name};
+	forget_user($world, $name);
 	delete $world->{record}{$name};
-	delete $_->{members}{$name} foreach grep { $_->{members} } @{ $world->{segments} };
 	touch($world, '', {});
 	$world->{expect}{verify} = 1;
 	return 'SELECT audience.profile_erase(' . quote($name) . ");\n";

@@ -26,18 +26,13 @@ use AudOracle;
 use AudTest;
 use List::Util qw(shuffle);
 use Test::More;
-use Time::Local qw(timegm);
 
 my $first_seed = env_number('AUD_TEST_SEED', 1);
 my $seeds = env_number('AUD_TEST_SEEDS', 3);
 my $steps = env_number('AUD_TEST_STEPS', 80);
 
-my $start = timegm(0, 0, 0, 1, 2, 2026) * AudOracle::SECOND;
-my @names = ((map { "u$_" } 1 .. 14), (map { "U$_" } 1 .. 4), "o'h", "\xc3\xbcber", 'a b', 'a,b', 'x"y', '~z');
-my @builtin = (
-	{ name => 'totalSpent', aggregate => 'sum', property => 'amount', event_type => 'purchase', type => 'n' },
-	{ name => 'eventCount', aggregate => 'count', type => 'n' },
-	{ name => 'lastActivity', aggregate => 'last_time', type => 't' });
+my $start = $AudOracle::START;
+my @names = @AudOracle::NAMES;
 
 my $node = start_node('refresh_differential');
 my @sessions;					# of the world at hand
@@ -56,7 +51,7 @@ sub run_seed
 	my $db = "seed_$seed";
 	my $world = {
 		now => $start + 10 * AudOracle::DAY, users => {}, segments => [],
-		traits => [@builtin], next_segment => 0, next_trait => 0 };
+		traits => [@AudOracle::BUILTIN], next_segment => 0, next_trait => 0 };
 	my $wrong = '';
 
 	srand($seed);
@@ -431,19 +426,10 @@ sub change_list
 	return unless $list;
 	my @who = (shuffle @names)[ 0 .. int rand 3 ];
 	my $array = 'ARRAY[' . join(',', map { quote($_) } @who) . ']';
+	my $add = chance(0.6);
 
-	if (chance(0.6))
-	{
-		$list->{members}{$_} = 1 foreach @who;
-		ask($world, "SELECT audience.segment_add('$list->{id}', $array)");
-	}
-	else
-	{
-		delete $list->{members}{$_} foreach @who;
-		ask($world, "SELECT audience.segment_remove('$list->{id}', $array)");
-		@who = grep { $world->{users}{$_} } @who;
-	}
-	touch($world, @who);
+	ask($world, 'SELECT audience.segment_' . ($add ? 'add' : 'remove') . "('$list->{id}', $array)");
+	touch($world, change_members($world, $list, $add, @who));
 	return;
 }
 
@@ -477,15 +463,8 @@ sub merge_users
 	my ($world) = @_;
 	my ($from, $into) = shuffle sort keys %{ $world->{users} };
 	return unless defined $into;
-	my ($old, $user) = delete $world->{users}{$from};
 
-	$user = $world->{users}{$into};
-	$user->{events} = { %{ $old->{events} }, %{ $user->{events} } };
-	$user->{attributes} = { %{ $old->{attributes} }, %{ $user->{attributes} } };
-	foreach my $list (grep { $_->{members} } @{ $world->{segments} })
-	{
-		$list->{members}{$into} = 1 if delete $list->{members}{$from};
-	}
+	merge_user($world, $from, $into);
 	ask($world, 'SELECT audience.profile_merge(' . quote($from) . ', ' . quote($into) . ')');
 	touch($world, $into);
 	return;
@@ -497,8 +476,7 @@ sub erase_user
 	my ($name) = shuffle sort keys %{ $world->{users} };
 	return unless defined $name;
 
-	delete $world->{users}{$name};
-	delete $_->{members}{$name} foreach grep { $_->{members} } @{ $world->{segments} };
+	forget_user($world, $name);
 	ask($world, 'SELECT audience.profile_erase(' . quote($name) . ')');
 	return;
 }

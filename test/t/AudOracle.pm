@@ -18,16 +18,26 @@ use Digest::SHA qw(sha256);
 use Exporter 'import';
 use List::Util qw(any all none sum0 min max);
 use POSIX qw(floor strftime);
+use Time::Local qw(timegm);
 
 our @EXPORT = qw(
   pick chance json_of timestamp_of key_of
   random_event random_patch random_trait random_rule random_user
-  apply_patch event_json evaluate trait_value lookup);
+  apply_patch event_json evaluate trait_value lookup
+  merge_user forget_user change_members);
 
 use constant SECOND => 1_000_000;
 use constant HOUR => 3600 * SECOND;
 use constant DAY => 24 * HOUR;
 use constant FUTURE_SKEW => HOUR;
+
+# what worlds begin with
+our $START = timegm(0, 0, 0, 1, 2, 2026) * SECOND;
+our @NAMES = ((map { "u$_" } 1 .. 14), (map { "U$_" } 1 .. 4), "o'h", "\xc3\xbcber", 'a b', 'a,b', 'x"y', '~z');
+our @BUILTIN = (
+	{ name => 'totalSpent', aggregate => 'sum', property => 'amount', event_type => 'purchase', type => 'n' },
+	{ name => 'eventCount', aggregate => 'count', type => 'n' },
+	{ name => 'lastActivity', aggregate => 'last_time', type => 't' });
 
 our @TYPES = qw(purchase page_view page_click login order.placed);
 our @WORDS = qw(books toys Games shoes GAMES);
@@ -770,6 +780,45 @@ sub apply_patch
 		else { $user->{attributes}{$key} = $patch->{$key}; }
 	}
 	return;
+}
+
+# One user becomes part of another, lists included; the one that is no more.
+sub merge_user
+{
+	my ($world, $from, $into) = @_;
+	my $old = delete $world->{users}{$from};
+	my $user = $world->{users}{$into};
+
+	$user->{events} = { %{ $old->{events} }, %{ $user->{events} } };
+	$user->{attributes} = { %{ $old->{attributes} }, %{ $user->{attributes} } };
+	foreach my $list (grep { $_->{members} } @{ $world->{segments} })
+	{
+		$list->{members}{$into} = 1 if delete $list->{members}{$from};
+	}
+	return $old;
+}
+
+# A user is no more, in lists neither.
+sub forget_user
+{
+	my ($world, $name) = @_;
+	delete $world->{users}{$name};
+	delete $_->{members}{$name} foreach grep { $_->{members} } @{ $world->{segments} };
+	return;
+}
+
+# Puts users on a list, or takes them off it; those who are evaluated by that:
+# users made by the way, or those that there are.
+sub change_members
+{
+	my ($world, $list, $add, @who) = @_;
+	if ($add)
+	{
+		$list->{members}{$_} = 1 foreach @who;
+		return @who;
+	}
+	delete $list->{members}{$_} foreach @who;
+	return grep { $world->{users}{$_} } @who;
 }
 
 # Decides all segments of a user as of now, in order; sets $user->{in} and
