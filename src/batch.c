@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -115,30 +116,42 @@ next_user(AudBatch *batch, HeapTuple tuple, TupleDesc tupdesc, int *at)
 	return &batch->users[*at];
 }
 
+/*
+ * Sets a user from the columns of its profile's row, which must outlive what
+ * is done with the user; what must be taken apart is allocated in the current
+ * context.
+ */
+void
+aud_batch_set_columns(AudBatch *batch, AudUser *user, const Datum *values, const bool *nulls)
+{
+	user->exists = true;
+	user->attributes = DatumGetJsonbP(values[AUD_PROFILE_ATTRIBUTES - 1]);
+	user->first_seen = nulls[AUD_PROFILE_FIRST_SEEN - 1] ? PG_INT64_MAX :
+		DatumGetTimestampTz(values[AUD_PROFILE_FIRST_SEEN - 1]);
+	user->last_seen = nulls[AUD_PROFILE_LAST_SEEN - 1] ? PG_INT64_MIN :
+		DatumGetTimestampTz(values[AUD_PROFILE_LAST_SEEN - 1]);
+	user->as_of = DatumGetTimestampTz(values[AUD_PROFILE_EVALUATED_AT - 1]);
+	user->members = nulls[AUD_PROFILE_MEMBERS - 1] ? NULL :
+		DatumGetByteaPP(values[AUD_PROFILE_MEMBERS - 1]);
+	user->is_new = nulls[AUD_PROFILE_STATE - 1];
+	aud_user_state_read(batch->defs, user, user->is_new ? NULL :
+						DatumGetByteaPP(values[AUD_PROFILE_STATE - 1]));
+	aud_user_set_now(user, &batch->clock);
+}
+
 /* Sets a user from its profile's row; the row must outlive the batch. */
 void
 aud_batch_set_row(AudBatch *batch, AudUser *user, HeapTuple tuple, TupleDesc tupdesc)
 {
-	bool		isnull;
-	Datum		datum;
+	Datum	   *values = palloc(tupdesc->natts * sizeof(Datum));
+	bool	   *nulls = palloc(tupdesc->natts * sizeof(bool));
 
-	user->exists = true;
-	datum = SPI_getbinval(tuple, tupdesc, AUD_PROFILE_ATTRIBUTES, &isnull);
-	user->attributes = DatumGetJsonbP(datum);
-	datum = SPI_getbinval(tuple, tupdesc, AUD_PROFILE_FIRST_SEEN, &isnull);
-	user->first_seen = isnull ? PG_INT64_MAX : DatumGetTimestampTz(datum);
-	datum = SPI_getbinval(tuple, tupdesc, AUD_PROFILE_LAST_SEEN, &isnull);
-	user->last_seen = isnull ? PG_INT64_MIN : DatumGetTimestampTz(datum);
-	datum = SPI_getbinval(tuple, tupdesc, AUD_PROFILE_EVALUATED_AT, &isnull);
-	user->as_of = DatumGetTimestampTz(datum);
-	datum = SPI_getbinval(tuple, tupdesc, AUD_PROFILE_MEMBERS, &isnull);
-	user->members = isnull ? NULL : DatumGetByteaPP(datum);
-	datum = SPI_getbinval(tuple, tupdesc, AUD_PROFILE_STATE, &isnull);
-	user->is_new = isnull;
-	aud_user_state_read(batch->defs, user, isnull ? NULL : DatumGetByteaPP(datum));
-	aud_user_set_now(user, &batch->clock);
+	heap_deform_tuple(tuple, tupdesc, values, nulls);
+	aud_batch_set_columns(batch, user, values, nulls);
 	if (tupdesc->natts >= AUD_PROFILE_PLACE && !batch->read_only)
-		user->place = *(ItemPointer) DatumGetPointer(SPI_getbinval(tuple, tupdesc, AUD_PROFILE_PLACE, &isnull));
+		user->place = *(ItemPointer) DatumGetPointer(values[AUD_PROFILE_PLACE - 1]);
+	pfree(values);
+	pfree(nulls);
 }
 
 /* Reads the rows of one of the statements that return profiles. */

@@ -152,6 +152,7 @@ extern int	aud_batch_most_users(const AudDefinitions *defs);
 extern AudUser *aud_batch_add(AudBatch *batch, const char *id, int id_len);
 extern void aud_batch_lock(AudBatch *batch, AudLockKind kind);
 extern void aud_batch_read(AudBatch *batch);
+extern void aud_batch_set_columns(AudBatch *batch, AudUser *user, const Datum *values, const bool *nulls);
 extern void aud_batch_set_row(AudBatch *batch, AudUser *user, HeapTuple tuple, TupleDesc tupdesc);
 extern Datum aud_batch_user_ids(AudBatch *batch);
 extern void aud_batch_take(AudBatch *batch);

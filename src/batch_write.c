@@ -1,8 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * batch_write.c
- *	  Writing what a batch has come to: profiles and history, a statement
- *	  each.
+ *	  Writing what a batch has come to: profiles, history and timers.
  *
  *-------------------------------------------------------------------------
  */
@@ -16,6 +15,7 @@
 #include "batch.h"
 #include "stats.h"
 #include "store.h"
+#include "user_table.h"
 #include "workers.h"
 
 /*
@@ -124,6 +124,35 @@ aud_batch_write_log(AudBatch *batch)
 	MemoryContextSwitchTo(old);
 }
 
+/* Sets the timer of a user, who may have had one.  The user's profile is locked. */
+static void
+set_timer(AudUserTable *timers, const AudUser *user)
+{
+	Datum	   *values;
+	bool	   *nulls;
+	bool		written;
+
+	for (bool lock = false;; lock = true)
+	{
+		bool		found = aud_user_table_find(timers, user->id, user->id_len, lock);
+
+		aud_user_table_columns(timers, &values, &nulls);
+		values[AUD_TIMER_DUE_AT - 1] = TimestampTzGetDatum(user->armed);
+		nulls[AUD_TIMER_DUE_AT - 1] = false;
+		if (found)
+			written = aud_user_table_update(timers);
+		else
+		{
+			values[AUD_TIMER_USER_ID - 1] =
+				PointerGetDatum(cstring_to_text_with_len(user->id, user->id_len));
+			nulls[AUD_TIMER_USER_ID - 1] = false;
+			written = aud_user_table_insert(timers);
+		}
+		if (written)
+			return;
+	}
+}
+
 /*
  * Sets the timers of the users who are to be armed anew, and removes those of
  * the users who need none any more.
@@ -133,29 +162,32 @@ aud_batch_write_timers(AudBatch *batch)
 {
 	MemoryContext old = MemoryContextSwitchTo(batch->mcxt);
 	const char **ids = palloc(Max(batch->nusers, 1) * sizeof(char *));
-	Datum	   *instants = palloc(Max(batch->nusers, 1) * sizeof(Datum));
 	TimestampTz first = DT_NOEND;
-	Datum		args[2];
+	AudUserTable *timers = NULL;
+	Datum		args[1];
 	int			n = 0;
 
 	for (int i = 0; i < batch->nusers; i++)
-		if (batch->users[i].arm && batch->users[i].armed != PG_INT64_MAX)
-		{
-			first = Min(first, batch->users[i].armed);
-			ids[n] = batch->users[i].id;
-			instants[n++] = TimestampTzGetDatum(batch->users[i].armed);
-		}
-	if (n > 0)
 	{
-		args[0] = aud_store_text_array(ids, NULL, n);
-		args[1] = aud_store_array(instants, NULL, n, TIMESTAMPTZOID);
-		aud_store_execute(AUD_SET_TIMERS, args, NULL, false);
+		const AudUser *user = &batch->users[i];
+
+		if (!user->arm)
+			continue;
+		if (user->armed == PG_INT64_MAX)
+		{
+			ids[n++] = user->id;
+			continue;
+		}
+		if (timers == NULL)
+			timers = aud_user_table_open(AUD_TIMERS);
+		set_timer(timers, user);
+		first = Min(first, user->armed);
+	}
+	if (timers != NULL)
+	{
+		aud_user_table_close(timers);
 		aud_workers_note_due(first);
 	}
-	n = 0;
-	for (int i = 0; i < batch->nusers; i++)
-		if (batch->users[i].arm && batch->users[i].armed == PG_INT64_MAX)
-			ids[n++] = batch->users[i].id;
 	if (n > 0)
 	{
 		args[0] = aud_store_text_array(ids, NULL, n);

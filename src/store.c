@@ -44,18 +44,6 @@ typedef struct StatementText
 } StatementText;
 
 static const StatementText texts[AUD_NSTATEMENTS] = {
-	[AUD_TAKE_PROFILES] = {
-		"INSERT INTO audience.profiles AS p (user_id, evaluated_at) "
-		"SELECT u.user_id, $2 FROM unnest($1) u (user_id) "
-		"ON CONFLICT (user_id) DO UPDATE SET "
-		"first_seen = audience.take_profile(p.user_id, p.first_seen, p.last_seen, p.evaluated_at, p.state, p.members, p.attributes), "
-		"last_seen = audience.taken_time(p.user_id, 1), "
-		"evaluated_at = audience.taken_time(p.user_id, 2), "
-		"updated_at = pg_catalog.now(), "
-		"state = audience.taken_state(p.user_id), "
-		"members = audience.taken_members(p.user_id, p.members)",
-		true, 2, {TEXTARRAYOID, TIMESTAMPTZOID}
-	},
 	[AUD_ACQUIRE_PROFILES] = {
 		"INSERT INTO audience.profiles AS p (user_id, evaluated_at) "
 		"SELECT u.user_id, $2 FROM unnest($1) u (user_id) "
@@ -101,12 +89,6 @@ static const StatementText texts[AUD_NSTATEMENTS] = {
 		"SELECT u.user_id, u.reason, u.occurred_at, u.event_id, u.latency, u.entries "
 		"FROM unnest($1, $2, $3, $4, $5, $6) u (user_id, reason, occurred_at, event_id, latency, entries)",
 		true, 6, {TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, INT8ARRAYOID, BYTEAARRAYOID}
-	},
-	[AUD_SET_TIMERS] = {
-		"INSERT INTO audience.timers (user_id, due_at) "
-		"SELECT u.user_id, u.due_at FROM unnest($1, $2) u (user_id, due_at) "
-		"ON CONFLICT (user_id) DO UPDATE SET due_at = EXCLUDED.due_at",
-		true, 2, {TEXTARRAYOID, TIMESTAMPTZARRAYOID}
 	},
 	[AUD_REMOVE_TIMERS] = {
 		"DELETE FROM audience.timers t WHERE t.user_id = ANY($1)",

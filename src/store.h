@@ -14,7 +14,6 @@
 
 typedef enum AudStatement
 {
-	AUD_TAKE_PROFILES,			/* users, instant: see take.c */
 	AUD_ACQUIRE_PROFILES,		/* users, instant: each locked, or made, in order */
 	AUD_LOCK_PROFILES,			/* users -> rows, locked in order */
 	AUD_LOCK_FREE_PROFILES,		/* the same, but for those that somebody else has locked */
@@ -24,7 +23,6 @@ typedef enum AudStatement
 	AUD_UPDATE_PROFILES,		/* users, places, states, first, last, as_of, members */
 	AUD_UPDATE_WITH_ATTRIBUTES,		/* users, places, the same and attributes */
 	AUD_LOG,					/* rows of the history */
-	AUD_SET_TIMERS,				/* users, instants */
 	AUD_REMOVE_TIMERS,			/* users */
 	AUD_REMOVE_ORPHAN_TIMERS,	/* users: those without a profile */
 	AUD_DUE_TIMERS,				/* instant, behind: instant and user, limit -> users, instants */
@@ -46,6 +44,10 @@ typedef enum AudStatement
 #define AUD_PROFILE_MEMBERS			7
 #define AUD_PROFILE_ATTRIBUTES		8
 #define AUD_PROFILE_PLACE			9	/* ctid; not in a row of the table's type */
+
+/* columns of a timer's row */
+#define AUD_TIMER_USER_ID			1
+#define AUD_TIMER_DUE_AT			2
 
 /*
  * Between begin and end, statements are planned for many small look-ups.

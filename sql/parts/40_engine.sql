@@ -57,29 +57,6 @@ LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION audience.definitions_lock_shared() IS
 	'internal: keeps definitions from changing until the transaction ends';
 
-CREATE FUNCTION audience.take_profile(user_id text, first_seen timestamptz, last_seen timestamptz,
-	evaluated_at timestamptz, state bytea, members bytea, attributes jsonb) RETURNS timestamptz
-AS 'MODULE_PATHNAME', 'aud_take_profile'
-LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION audience.take_profile(text, timestamptz, timestamptz, timestamptz, bytea, bytea, jsonb) IS
-	'internal: brings a profile that ingestion has locked to now; its first_seen';
-
-CREATE FUNCTION audience.taken_members(user_id text, members bytea) RETURNS bytea
-AS 'MODULE_PATHNAME', 'aud_taken_members'
-LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION audience.taken_members(text, bytea) IS 'internal: the memberships of the profile just taken';
-
-CREATE FUNCTION audience.taken_time(user_id text, which integer) RETURNS timestamptz
-AS 'MODULE_PATHNAME', 'aud_taken_time'
-LANGUAGE C VOLATILE STRICT;
-COMMENT ON FUNCTION audience.taken_time(text, integer) IS
-	'internal: last_seen (1) or evaluated_at (2) of the profile just taken';
-
-CREATE FUNCTION audience.taken_state(user_id text) RETURNS bytea
-AS 'MODULE_PATHNAME', 'aud_taken_state'
-LANGUAGE C VOLATILE STRICT;
-COMMENT ON FUNCTION audience.taken_state(text) IS 'internal: the state of the profile just taken';
-
 CREATE FUNCTION audience.fill(segments integer[], aggregates integer[], reason text, other_reason text) RETURNS void
 AS 'MODULE_PATHNAME', 'aud_fill'
 LANGUAGE C VOLATILE STRICT;

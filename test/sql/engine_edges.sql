@@ -18,8 +18,6 @@ SELECT ROW('real', NULL, NULL, NULL, NULL, NULL, NULL, NULL)::audience.profiles 
 	ROW(NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)::audience.profiles OPERATOR(audience.|=) 'x = 1'::audience.rule AS nothing;
 
 -- the engine's own functions are not for calling
-SELECT pg_temp.try('SELECT audience.take_profile(NULL, NULL, NULL, NULL, NULL, NULL, NULL)');
-SELECT pg_temp.try('SELECT audience.taken_members(NULL, NULL)');
 SELECT audience.fill(ARRAY[1], NULL, NULL, NULL);
 
 -- a count, which looks ahead, and distinct values over one window

@@ -1,0 +1,615 @@
+/*-------------------------------------------------------------------------
+ *
+ * user_table.c
+ *	  A table with a row for each user, read and written without statements.
+ *
+ * Ingestion reads and writes one profile for each user of a statement.  What
+ * INSERT ... ON CONFLICT DO UPDATE does for that is, for each of them: descend
+ * the index, prune the page, lock the row (with a WAL record of its own),
+ * compute, update.  Here it is: fetch, compute, update.
+ *
+ *	  - Where a row was seen last is remembered (a place, checked when it is
+ *		used), so most look-ups need no index, and no walk along versions that an
+ *		old snapshot keeps.
+ *	  - The row is not locked first.  The update itself says whether
+ *		somebody has changed it since it was read; only then the caller does its
+ *		work again, with the row locked.  Whoever changes a user updates its row,
+ *		so no change can go unnoticed.
+ *	  - A page is pruned when the new version does not fit, not each time it is
+ *		visited.
+ *
+ * What the executor does for a table besides is done here, too: constraints,
+ * generated columns and triggers for each row (but not those for each
+ * statement), where there are any: such a table is "not plain", and its rows
+ * are locked first.
+ *
+ * After src/backend/executor/execReplication.c (applying changes to a table)
+ * and nodeModifyTable.c (speculative insertion).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/relscan.h"
+#include "access/skey.h"
+#include "access/stratnum.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_collation_d.h"
+#include "catalog/pg_type_d.h"
+#include "commands/trigger.h"
+#include "common/hashfn.h"
+#include "executor/executor.h"
+#include "executor/nodeModifyTable.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "definitions.h"
+#include "user_table.h"
+
+/* where a user's row was seen last */
+typedef struct Place
+{
+	uint32		hash;			/* of the user's id */
+	ItemPointerData tid;		/* invalid: nothing is known */
+} Place;
+
+/*
+ * The places of a table's rows, for the life of the session: as many as it has
+ * come to need, but MAX_PLACES at most; one that is in the way of another is
+ * forgotten.
+ */
+typedef struct Places
+{
+	Oid			filenode;		/* of the table's file, which is another after a rewrite */
+	uint32		nplaces;		/* a power of two; 0: none yet */
+	uint32		nstored;		/* since there are so many */
+	Place	   *places;
+} Places;
+
+#define MIN_PLACES	1024
+#define MAX_PLACES	131072
+
+static Places all_places[AUD_NUSER_TABLES];
+
+struct AudUserTable
+{
+	MemoryContext mcxt;			/* of the table as it is open */
+	Relation	rel;
+	bool		plain;			/* nothing but rows and indexes */
+	BlockNumber nblocks;		/* when it was opened */
+	Places	   *places;
+	CommandId	cid;
+	Snapshot	snapshot;		/* of look-ups, registered */
+	Relation	index;			/* the primary key, */
+	IndexScanDesc scan;			/* opened when first needed */
+	EState	   *estate;			/* for writing, */
+	ResultRelInfo *result;		/* made when first needed */
+	TupleTableSlot *found;		/* the row that aud_user_table_find has found */
+	uint32		hash;			/* of its user's id */
+	Datum	   *values;			/* the columns, as the caller changes them */
+	bool	   *nulls;
+	TupleTableSlot *written;
+	pg_attribute_aligned(8) char user_id[VARHDRSZ + 256];	/* a text, of at most 255 bytes */
+};
+
+/* Takes a snapshot of this instant (at READ COMMITTED), which sees what this transaction has done. */
+static void
+refresh_snapshot(AudUserTable *table)
+{
+	Snapshot	old = table->snapshot;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	UpdateActiveSnapshotCommandId();
+	table->snapshot = RegisterSnapshot(GetActiveSnapshot());
+	PopActiveSnapshot();
+	if (table->scan != NULL)
+		table->scan->xs_snapshot = table->snapshot;
+	if (old != NULL)
+		UnregisterSnapshot(old);
+}
+
+/* Is there nothing about the table that only the executor knows how to do? */
+static bool
+is_plain(Relation rel)
+{
+	const TupleConstr *constr = RelationGetDescr(rel)->constr;
+
+	return rel->rd_rel->relkind == RELKIND_RELATION && rel->trigdesc == NULL &&
+		!rel->rd_rel->relispartition &&
+		(constr == NULL || (constr->num_check == 0 && !constr->has_generated_stored));
+}
+
+/*
+ * Opens a table for the session's user to read and write, until
+ * aud_user_table_close; locks it against changes of its definition.  The result
+ * is a context of its own below the current one.
+ */
+AudUserTable *
+aud_user_table_open(AudUserTableName name)
+{
+	static const char *const names[AUD_NUSER_TABLES] = {
+		[AUD_PROFILES] = "profiles", [AUD_TIMERS] = "timers"
+	};
+	MemoryContext mcxt = AllocSetContextCreate(CurrentMemoryContext, "audience user table",
+											   ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(mcxt);
+	AudUserTable *table = palloc0(sizeof(AudUserTable));
+
+	/* so that what this transaction has done before is seen */
+	CommandCounterIncrement();
+	table->mcxt = mcxt;
+	table->rel = table_open(aud_definitions_table(names[name]), RowExclusiveLock);
+	table->plain = is_plain(table->rel);
+	table->nblocks = RelationGetNumberOfBlocks(table->rel);
+	table->cid = GetCurrentCommandId(true);
+	table->places = &all_places[name];
+	if (table->places->filenode != table->rel->rd_node.relNode)
+	{
+		/* another file, or another database's extension made anew */
+		for (uint32 i = 0; i < table->places->nplaces; i++)
+			ItemPointerSetInvalid(&table->places->places[i].tid);
+		table->places->filenode = table->rel->rd_node.relNode;
+	}
+	refresh_snapshot(table);
+	table->found = table_slot_create(table->rel, NULL);
+	table->values = palloc(RelationGetNumberOfAttributes(table->rel) * sizeof(Datum));
+	table->nulls = palloc(RelationGetNumberOfAttributes(table->rel) * sizeof(bool));
+	table->written = MakeSingleTupleTableSlot(RelationGetDescr(table->rel), &TTSOpsHeapTuple);
+	MemoryContextSwitchTo(old);
+	return table;
+}
+
+/* Makes room for more places: those that are known keep theirs if they can. */
+static void
+grow_places(Places *places)
+{
+	uint32		n = Max(MIN_PLACES, places->nplaces * 4);
+	Place	   *old = places->places;
+
+	places->places = MemoryContextAllocZero(TopMemoryContext, n * sizeof(Place));
+	for (uint32 i = 0; i < places->nplaces; i++)
+		if (ItemPointerIsValid(&old[i].tid))
+			places->places[old[i].hash & (n - 1)] = old[i];
+	places->nplaces = n;
+	places->nstored = 0;
+	if (old != NULL)
+		pfree(old);
+}
+
+/* Remembers where the row of the user with this hash is. */
+static void
+remember_place(AudUserTable *table, uint32 hash, ItemPointer tid)
+{
+	Places	   *places = table->places;
+	Place	   *place;
+
+	if (places->nstored >= places->nplaces && places->nplaces < MAX_PLACES)
+		grow_places(places);
+	place = &places->places[hash & (places->nplaces - 1)];
+	if (place->hash != hash)
+		places->nstored++;
+	place->hash = hash;
+	place->tid = *tid;
+}
+
+/* Is the row found the one of the user whose id is in table->user_id? */
+static bool
+found_is_user(AudUserTable *table)
+{
+	bool		isnull;
+	text	   *id = DatumGetTextPP(slot_getattr(table->found, 1, &isnull));
+
+	return VARSIZE_ANY_EXHDR(id) == VARSIZE(table->user_id) - VARHDRSZ &&
+		memcmp(VARDATA_ANY(id), VARDATA(table->user_id), VARSIZE_ANY_EXHDR(id)) == 0;
+}
+
+/* Looks where the user's row was seen last.  What is visible there and bears its id is it. */
+static bool
+find_at_place(AudUserTable *table)
+{
+	Place	   *place;
+
+	if (table->places->nplaces == 0)
+		return false;
+	place = &table->places->places[table->hash & (table->places->nplaces - 1)];
+	if (place->hash != table->hash || !ItemPointerIsValid(&place->tid) ||
+		ItemPointerGetBlockNumber(&place->tid) >= table->nblocks ||
+		!table_tuple_fetch_row_version(table->rel, &place->tid, table->snapshot, table->found))
+		return false;
+	if (found_is_user(table))
+		return true;
+	ExecClearTuple(table->found);
+	return false;
+}
+
+/*
+ * The row that the index scan is at, as index_getnext_slot, but in a heap, and
+ * without pruning the page: that is done when room is needed (make_room).
+ */
+static bool
+next_unpruned(AudUserTable *table)
+{
+	ItemPointer tid;
+
+	while ((tid = index_getnext_tid(table->scan, ForwardScanDirection)) != NULL)
+	{
+		Buffer		buffer = ReadBuffer(table->rel, ItemPointerGetBlockNumber(tid));
+		HeapTuple	tuple = &((BufferHeapTupleTableSlot *) table->found)->base.tupdata;
+		bool		all_dead;
+		bool		found;
+
+		LockBuffer(buffer, BUFFER_LOCK_SHARE);
+		found = heap_hot_search_buffer(tid, table->rel, buffer, table->snapshot, tuple,
+									   &all_dead, true);
+		LockBuffer(buffer, BUFFER_LOCK_UNLOCK);
+		if (found)
+		{
+			tuple->t_tableOid = RelationGetRelid(table->rel);
+			ExecStorePinnedBufferHeapTuple(tuple, table->found, buffer);
+			return true;
+		}
+		ReleaseBuffer(buffer);
+		if (!table->scan->xactStartedInRecovery)
+			table->scan->kill_prior_tuple = all_dead;
+	}
+	return false;
+}
+
+/* Looks the user's row up in the primary key. */
+static bool
+find_by_index(AudUserTable *table)
+{
+	ScanKeyData key;
+
+	if (table->scan == NULL)
+	{
+		(void) RelationGetIndexList(table->rel);
+		if (!OidIsValid(table->rel->rd_pkindex))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("table \"%s\" has no primary key", RelationGetRelationName(table->rel))));
+		table->index = index_open(table->rel->rd_pkindex, RowExclusiveLock);
+		table->scan = index_beginscan(table->rel, table->index, table->snapshot, 1, 0);
+	}
+	ScanKeyEntryInitialize(&key, 0, 1, BTEqualStrategyNumber, TEXTOID, C_COLLATION_OID,
+						   F_TEXTEQ, PointerGetDatum(table->user_id));
+	index_rescan(table->scan, &key, 1, NULL, 0);
+	if (table->rel->rd_tableam == GetHeapamTableAmRoutine())
+		return next_unpruned(table);
+	return index_getnext_slot(table->scan, ForwardScanDirection, table->found);
+}
+
+/* Refuses to write what a trigger on the table has written meanwhile. */
+static void
+refuse_result(AudUserTable *table, TM_Result result)
+{
+	if (result == TM_SelfModified)
+		ereport(ERROR,
+				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+				 errmsg("row of table \"%s\" was already modified by an operation triggered by the current command",
+						RelationGetRelationName(table->rel))));
+	elog(ERROR, "unexpected result %d for a row of table \"%s\"", result,
+		 RelationGetRelationName(table->rel));
+}
+
+/* Refuses to go on under a snapshot for the whole transaction that is too old. */
+static void
+refuse_if_snapshot_is_fixed(void)
+{
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access due to concurrent update"),
+				 errhint("The transaction might succeed if retried.")));
+}
+
+/* Locks the row found, and makes it its newest version.  False: it is gone. */
+static bool
+lock_found(AudUserTable *table)
+{
+	TM_FailureData failure;
+	ItemPointerData tid = table->found->tts_tid;
+	TM_Result	result = table_tuple_lock(table->rel, &tid, table->snapshot, table->found,
+										  table->cid, LockTupleNoKeyExclusive, LockWaitBlock,
+										  IsolationUsesXactSnapshot() ? 0 : TUPLE_LOCK_FLAG_FIND_LAST_VERSION,
+										  &failure);
+
+	switch (result)
+	{
+		case TM_Ok:
+			return true;
+		case TM_Updated:
+		case TM_Deleted:
+			refuse_if_snapshot_is_fixed();
+			return false;
+		default:
+			refuse_result(table, result);
+			return false;
+	}
+}
+
+/*
+ * Finds the row of a user; false: there is none.  With lock, and in a table that is not plain, it is the newest version,
+ * locked until the transaction ends; else it is the one that the table's
+ * snapshot sees, and aud_user_table_update says whether there is a newer one.
+ * Valid until the next call of a function of this table.
+ */
+bool
+aud_user_table_find(AudUserTable *table, const char *id, int len, bool lock)
+{
+	MemoryContext old = MemoryContextSwitchTo(table->mcxt);
+	bool		found;
+
+	Assert(len <= 255);
+	SET_VARSIZE(table->user_id, VARHDRSZ + len);
+	memcpy(VARDATA(table->user_id), id, len);
+	table->hash = hash_bytes((const unsigned char *) id, len);
+	lock |= !table->plain;
+	for (;;)
+	{
+		CHECK_FOR_INTERRUPTS();
+		ExecClearTuple(table->found);
+		if (lock)
+			refresh_snapshot(table);
+		found = find_at_place(table) || find_by_index(table);
+		if (!found || !lock || lock_found(table))
+			break;
+	}
+	if (found)
+		remember_place(table, table->hash, &table->found->tts_tid);
+	MemoryContextSwitchTo(old);
+	return found;
+}
+
+/*
+ * The columns of the row found, for the caller to change before it is written;
+ * if none was found they are all null.  What they point to may be in the
+ * row found.
+ */
+void
+aud_user_table_columns(AudUserTable *table, Datum **values, bool **nulls)
+{
+	int			n = RelationGetNumberOfAttributes(table->rel);
+
+	if (TTS_EMPTY(table->found))
+		memset(table->nulls, true, n * sizeof(bool));
+	else
+	{
+		slot_getallattrs(table->found);
+		memcpy(table->values, table->found->tts_values, n * sizeof(Datum));
+		memcpy(table->nulls, table->found->tts_isnull, n * sizeof(bool));
+	}
+	*values = table->values;
+	*nulls = table->nulls;
+}
+
+/* Makes what writing needs. */
+static void
+begin_writing(AudUserTable *table)
+{
+	MemoryContext old;
+	RangeTblEntry *rte;
+
+	if (table->estate != NULL)
+		return;
+	old = MemoryContextSwitchTo(table->mcxt);
+	CheckCmdReplicaIdentity(table->rel, CMD_UPDATE);
+	table->estate = CreateExecutorState();
+	rte = makeNode(RangeTblEntry);
+	rte->rtekind = RTE_RELATION;
+	rte->relid = RelationGetRelid(table->rel);
+	rte->relkind = table->rel->rd_rel->relkind;
+	rte->rellockmode = RowExclusiveLock;
+	/* all columns but the id are */
+	rte->updatedCols = bms_add_range(NULL, 2 - FirstLowInvalidHeapAttributeNumber,
+									 RelationGetNumberOfAttributes(table->rel) - FirstLowInvalidHeapAttributeNumber);
+	ExecInitRangeTable(table->estate, list_make1(rte));
+	table->estate->es_output_cid = table->cid;
+	table->estate->es_snapshot = table->snapshot;
+	table->result = makeNode(ResultRelInfo);
+	InitResultRelInfo(table->result, table->rel, 1, NULL, 0);
+	ExecOpenIndices(table->result, true);
+	if (!table->plain)
+	{
+		table->estate->es_opened_result_relations = list_make1(table->result);
+		AfterTriggerBeginQuery();
+	}
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Prunes the page of the row found, if a new version of so many bytes does not
+ * fit there otherwise.  The row found is let go of.
+ */
+static void
+make_room(AudUserTable *table, Size len)
+{
+	Buffer		buffer;
+
+	if (table->rel->rd_tableam != GetHeapamTableAmRoutine() ||
+		!TTS_IS_BUFFERTUPLE(table->found))
+		return;
+	buffer = ((BufferHeapTupleTableSlot *) table->found)->buffer;
+	/* without a lock this is a guess, as where PostgreSQL itself prunes */
+	if (!BufferIsValid(buffer) ||
+		PageGetHeapFreeSpace(BufferGetPage(buffer)) >= MAXALIGN(len))
+		return;
+	IncrBufferRefCount(buffer);
+	ExecClearTuple(table->found);
+	heap_page_prune_opt(table->rel, buffer);
+	ReleaseBuffer(buffer);
+}
+
+/* Enters the row written into the indexes; *conflict as ExecInsertIndexTuples sets it. */
+static List *
+insert_index_entries(AudUserTable *table, bool update, bool *conflict, List *arbiters)
+{
+	List	   *recheck = ExecInsertIndexTuples(table->result, table->written, table->estate,
+												update, conflict != NULL, conflict, arbiters);
+
+	ResetPerTupleExprContext(table->estate);
+	return recheck;
+}
+
+/* Makes the row that is to be written of the columns. */
+static HeapTuple
+form_written(AudUserTable *table)
+{
+	HeapTuple	tuple = heap_form_tuple(RelationGetDescr(table->rel), table->values, table->nulls);
+
+	tuple->t_tableOid = RelationGetRelid(table->rel);
+	ExecStoreHeapTuple(tuple, table->written, true);
+	return tuple;
+}
+
+/* Updates a row that is locked, with all that the executor does by the way. */
+static void
+update_by_executor(AudUserTable *table)
+{
+	EPQState	epq;
+
+	EvalPlanQualInit(&epq, table->estate, NULL, NIL, -1);
+	ExecSimpleRelationUpdate(table->result, table->estate, &epq, table->found, table->written);
+	EvalPlanQualEnd(&epq);
+	ResetPerTupleExprContext(table->estate);
+}
+
+/*
+ * Writes the row found as its columns have become; the user's id stays.  False:
+ * somebody else has changed it since it was found, which cannot be if it was
+ * locked; nothing is written.
+ */
+bool
+aud_user_table_update(AudUserTable *table)
+{
+	MemoryContext old = MemoryContextSwitchTo(table->mcxt);
+	ItemPointerData tid = table->found->tts_tid;
+	HeapTuple	tuple;
+	TM_FailureData failure;
+	LockTupleMode mode;
+	bool		to_indexes;
+	TM_Result	result = TM_Ok;
+
+	begin_writing(table);
+	tuple = form_written(table);
+	if (!table->plain)
+		update_by_executor(table);
+	else
+	{
+		make_room(table, tuple->t_len);
+		result = table_tuple_update(table->rel, &tid, table->written, table->cid, table->snapshot,
+									InvalidSnapshot, true, &failure, &mode, &to_indexes);
+		if (result == TM_Ok && to_indexes)
+			list_free(insert_index_entries(table, true, NULL, NIL));
+	}
+	if (result == TM_Ok)
+		remember_place(table, table->hash, &table->written->tts_tid);
+	else if (result == TM_Updated || result == TM_Deleted)
+		refuse_if_snapshot_is_fixed();
+	else
+		refuse_result(table, result);
+	ExecClearTuple(table->found);
+	ExecClearTuple(table->written);
+	MemoryContextSwitchTo(old);
+	return result == TM_Ok;
+}
+
+/*
+ * Inserts the columns as the row of the user last looked for, who has none.  False: somebody
+ * else has made one meanwhile (and has been waited for).
+ */
+bool
+aud_user_table_insert(AudUserTable *table)
+{
+	MemoryContext old = MemoryContextSwitchTo(table->mcxt);
+	List	   *arbiters;
+	ItemPointerData other;
+	bool		conflict = false;
+	bool		inserted = false;
+
+	begin_writing(table);
+	(void) form_written(table);
+	if (!table->plain)
+	{
+		if (table->result->ri_TrigDesc && table->result->ri_TrigDesc->trig_insert_before_row &&
+			!ExecBRInsertTriggers(table->estate, table->result, table->written))
+		{
+			/* a trigger does not want it: no news */
+			MemoryContextSwitchTo(old);
+			return true;
+		}
+		if (RelationGetDescr(table->rel)->constr &&
+			RelationGetDescr(table->rel)->constr->has_generated_stored)
+			ExecComputeStoredGenerated(table->result, table->estate, table->written, CMD_INSERT);
+		ExecConstraints(table->result, table->written, table->estate);
+	}
+	arbiters = list_make1_oid(table->rel->rd_pkindex);
+	while (!inserted)
+	{
+		uint32		token;
+		List	   *recheck;
+
+		CHECK_FOR_INTERRUPTS();
+		if (!ExecCheckIndexConstraints(table->result, table->written, table->estate,
+									   &other, arbiters))
+		{
+			refuse_if_snapshot_is_fixed();
+			break;
+		}
+		token = SpeculativeInsertionLockAcquire(GetCurrentTransactionId());
+		table_tuple_insert_speculative(table->rel, table->written, table->cid, 0, NULL, token);
+		recheck = insert_index_entries(table, false, &conflict, arbiters);
+		table_tuple_complete_speculative(table->rel, table->written, token, !conflict);
+		SpeculativeInsertionLockRelease(GetCurrentTransactionId());
+		inserted = !conflict;
+		if (inserted && !table->plain)
+			ExecARInsertTriggers(table->estate, table->result, table->written, recheck, NULL);
+		list_free(recheck);
+	}
+	if (inserted)
+		remember_place(table, table->hash, &table->written->tts_tid);
+	ExecClearTuple(table->written);
+	list_free(arbiters);
+	MemoryContextSwitchTo(old);
+	return inserted;
+}
+
+/* Ends reading and writing; the lock on the table stays until the transaction ends. */
+void
+aud_user_table_close(AudUserTable *table)
+{
+	if (table->estate != NULL)
+	{
+		if (!table->plain)
+		{
+			PushActiveSnapshot(table->snapshot);
+			AfterTriggerEndQuery(table->estate);
+			PopActiveSnapshot();
+		}
+		ExecCloseIndices(table->result);
+		FreeExecutorState(table->estate);
+	}
+	ExecDropSingleTupleTableSlot(table->found);
+	ExecDropSingleTupleTableSlot(table->written);
+	if (table->scan != NULL)
+	{
+		index_endscan(table->scan);
+		index_close(table->index, NoLock);
+	}
+	UnregisterSnapshot(table->snapshot);
+	table_close(table->rel, NoLock);
+	MemoryContextDelete(table->mcxt);
+	/* what was written is there for what comes next */
+	CommandCounterIncrement();
+}
