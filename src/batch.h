@@ -164,6 +164,7 @@ extern void aud_batch_write_timers(AudBatch *batch);
 extern void aud_batch_settle(AudBatch *batch, AudUser *user);
 extern AudChange *aud_batch_add_change(AudBatch *batch, int segment, bool added, float8 rule_score, const char *reason);
 extern void aud_batch_write(AudBatch *batch);
+extern void aud_user_set_columns(const AudBatch *batch, const AudUser *user, Datum *values, bool *nulls);
 
 /* user_state.c: the profile's state column */
 extern bytea *aud_user_state_write(const AudDefinitions *defs, const AudUser *user);

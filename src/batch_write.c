@@ -7,7 +7,7 @@
  */
 #include "postgres.h"
 
-#include "catalog/pg_type.h"
+#include "commands/sequence.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -18,60 +18,84 @@
 #include "user_table.h"
 #include "workers.h"
 
-/*
- * Writes the rows of those users that must be: those with new attributes, or
- * the others.
- */
-static void
-write_profiles(AudBatch *batch, bool with_attributes)
+/* Sets the columns of a profile to what its user has come to; allocated in the current context. */
+void
+aud_user_set_columns(const AudBatch *batch, const AudUser *user, Datum *values, bool *nulls)
 {
-	int			n = 0;
-	int			max = Max(batch->nusers, 1);
-	const char **ids = palloc(max * sizeof(char *));
-	int		   *lengths = palloc(max * sizeof(int));
-	Datum	   *columns[7];
-	bool	   *nulls[3];
-	Datum		args[8];
+	values[AUD_PROFILE_FIRST_SEEN - 1] = TimestampTzGetDatum(user->first_seen);
+	nulls[AUD_PROFILE_FIRST_SEEN - 1] = user->first_seen == PG_INT64_MAX;
+	values[AUD_PROFILE_LAST_SEEN - 1] = TimestampTzGetDatum(user->last_seen);
+	nulls[AUD_PROFILE_LAST_SEEN - 1] = user->last_seen == PG_INT64_MIN;
+	values[AUD_PROFILE_EVALUATED_AT - 1] = TimestampTzGetDatum(user->now);
+	values[AUD_PROFILE_UPDATED_AT - 1] = TimestampTzGetDatum(GetCurrentTransactionStartTimestamp());
+	values[AUD_PROFILE_STATE - 1] = PointerGetDatum(aud_user_state_write(batch->defs, user));
+	nulls[AUD_PROFILE_STATE - 1] = false;
+	if (user->members_changed)
+	{
+		values[AUD_PROFILE_MEMBERS - 1] = PointerGetDatum(user->new_members);
+		nulls[AUD_PROFILE_MEMBERS - 1] = user->new_members == NULL;
+	}
+	if (user->old_attributes != NULL)
+		values[AUD_PROFILE_ATTRIBUTES - 1] = JsonbPGetDatum(user->attributes);
+}
 
-	for (int i = 0; i < lengthof(columns); i++)
-		columns[i] = palloc(max * sizeof(Datum));
-	for (int i = 0; i < lengthof(nulls); i++)
-		nulls[i] = palloc(max * sizeof(bool));
+/* Writes the rows of those users that must be. */
+static void
+write_profiles(AudBatch *batch)
+{
+	MemoryContext user_mcxt = AllocSetContextCreate(batch->mcxt, "audience written user",
+													ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(user_mcxt);
+	AudUserTable *profiles = NULL;
+
 	for (int i = 0; i < batch->nusers; i++)
 	{
 		AudUser    *user = &batch->users[i];
+		Datum	   *values;
+		bool	   *nulls;
 
-		if (!user->exists || !user->write ||
-			(user->old_attributes != NULL) != with_attributes)
+		if (!user->exists || !user->write)
 			continue;
-		ids[n] = user->id;
-		lengths[n] = user->id_len;
-		columns[0][n] = PointerGetDatum(&user->place);
-		columns[1][n] = PointerGetDatum(aud_user_state_write(batch->defs, user));
-		nulls[0][n] = user->first_seen == PG_INT64_MAX;
-		columns[2][n] = TimestampTzGetDatum(user->first_seen);
-		nulls[1][n] = user->last_seen == PG_INT64_MIN;
-		columns[3][n] = TimestampTzGetDatum(user->last_seen);
-		columns[4][n] = TimestampTzGetDatum(user->now);
-		columns[5][n] = PointerGetDatum(user->members_changed ? user->new_members : user->members);
-		nulls[2][n] = columns[5][n] == (Datum) 0;
-		columns[6][n] = JsonbPGetDatum(user->attributes);
-		n++;
+		if (profiles == NULL)
+		{
+			MemoryContextSwitchTo(batch->mcxt);
+			profiles = aud_user_table_open(AUD_PROFILES);
+			MemoryContextSwitchTo(user_mcxt);
+		}
+		MemoryContextReset(user_mcxt);
+		if (!aud_user_table_find_at(profiles, user->id, user->id_len, &user->place))
+			elog(ERROR, "the profile of user \"%s\" is gone, although it is locked", user->id);
+		aud_user_table_columns(profiles, &values, &nulls);
+		aud_user_set_columns(batch, user, values, nulls);
+		if (!aud_user_table_update(profiles))
+			elog(ERROR, "the profile of user \"%s\" has been changed, although it is locked", user->id);
 	}
-	if (n == 0)
-		return;
-	args[0] = aud_store_text_array(ids, lengths, n);
-	args[1] = aud_store_array(columns[0], NULL, n, TIDOID);
-	args[2] = aud_store_array(columns[1], NULL, n, BYTEAOID);
-	args[3] = aud_store_array(columns[2], nulls[0], n, TIMESTAMPTZOID);
-	args[4] = aud_store_array(columns[3], nulls[1], n, TIMESTAMPTZOID);
-	args[5] = aud_store_array(columns[4], NULL, n, TIMESTAMPTZOID);
-	args[6] = aud_store_array(columns[5], nulls[2], n, BYTEAOID);
-	if (with_attributes)
-		args[7] = aud_store_array(columns[6], NULL, n, JSONBOID);
-	if (aud_store_execute(with_attributes ? AUD_UPDATE_WITH_ATTRIBUTES : AUD_UPDATE_PROFILES,
-						  args, NULL, false) != n)
-		elog(ERROR, "a locked profile is gone");
+	MemoryContextSwitchTo(old);
+	if (profiles != NULL)
+		aud_user_table_close(profiles);
+	MemoryContextDelete(user_mcxt);
+}
+
+/* Sets the columns of a row of the history. */
+static void
+set_log_columns(const AudBatch *batch, const AudLogRow *row, int64 seq, TimestampTz decided,
+				Datum *values, bool *nulls)
+{
+	const AudUser *user = &batch->users[row->user];
+	const AudEvent *event = user->nevents > 0 ? &user->events[user->nevents - 1] : NULL;
+
+	nulls[AUD_LOG_EVENT_ID - 1] = nulls[AUD_LOG_LATENCY - 1] = event == NULL;
+	values[AUD_LOG_SEQ - 1] = Int64GetDatum(seq);
+	values[AUD_LOG_USER_ID - 1] = PointerGetDatum(cstring_to_text_with_len(user->id, user->id_len));
+	values[AUD_LOG_OCCURRED_AT - 1] = TimestampTzGetDatum(row->at);
+	values[AUD_LOG_RECORDED_AT - 1] = TimestampTzGetDatum(decided);
+	values[AUD_LOG_REASON - 1] = CStringGetTextDatum(row->reason);
+	if (event != NULL)
+	{
+		values[AUD_LOG_EVENT_ID - 1] = PointerGetDatum(cstring_to_text_with_len(event->id, event->id_len));
+		values[AUD_LOG_LATENCY - 1] = Int64GetDatum(Max(decided - event->received, 0));
+	}
+	values[AUD_LOG_ENTRIES - 1] = PointerGetDatum(row->entries);
 }
 
 /* Writes the rows of the history that the batch has come to. */
@@ -79,46 +103,28 @@ void
 aud_batch_write_log(AudBatch *batch)
 {
 	MemoryContext old = MemoryContextSwitchTo(batch->mcxt);
-	int			n = batch->nlog;
-	int			max = Max(n, 1);
-	const char **ids = palloc(max * sizeof(char *));
-	const char **reasons = palloc(max * sizeof(char *));
-	const char **events = palloc(max * sizeof(char *));
-	int		   *event_lengths = palloc0(max * sizeof(int));
-	Datum	   *instants = palloc(max * sizeof(Datum));
-	Datum	   *latencies = palloc(max * sizeof(Datum));
-	bool	   *no_event = palloc(max * sizeof(bool));
-	Datum	   *entries = palloc(max * sizeof(Datum));
-	TimestampTz decided = GetCurrentTimestamp();
+	TimestampTz decided;
+	Oid			sequence;
 	uint64		ntransitions = 0;
-	Datum		args[6];
+	AudUserTable *log;
+	Datum	   *values;
+	bool	   *nulls;
 
-	for (int i = 0; i < n; i++)
+	if (batch->nlog > 0)
 	{
-		const AudLogRow *row = &batch->log[i];
-		const AudUser *user = &batch->users[row->user];
-		const AudEvent *event = user->nevents > 0 ? &user->events[user->nevents - 1] : NULL;
-
-		ids[i] = user->id;
-		reasons[i] = row->reason;
-		instants[i] = TimestampTzGetDatum(row->at);
-		events[i] = event ? event->id : NULL;
-		event_lengths[i] = event ? event->id_len : 0;
-		no_event[i] = event == NULL;
-		if (event != NULL)
-			latencies[i] = Int64GetDatum(Max(decided - event->received, 0));
-		entries[i] = PointerGetDatum(row->entries);
-		ntransitions += row->nentries;
-	}
-	if (n > 0)
-	{
-		args[0] = aud_store_text_array(ids, NULL, n);
-		args[1] = aud_store_text_array(reasons, NULL, n);
-		args[2] = aud_store_array(instants, NULL, n, TIMESTAMPTZOID);
-		args[3] = aud_store_text_array(events, event_lengths, n);
-		args[4] = aud_store_array(latencies, no_event, n, INT8OID);
-		args[5] = aud_store_array(entries, NULL, n, BYTEAOID);
-		aud_store_execute(AUD_LOG, args, NULL, false);
+		decided = GetCurrentTimestamp();
+		sequence = aud_definitions_table("transition_seq");
+		log = aud_user_table_open(AUD_TRANSITION_LOG);
+		aud_user_table_columns(log, &values, &nulls);
+		memset(nulls, false, AUD_LOG_ENTRIES * sizeof(bool));
+		for (int i = 0; i < batch->nlog; i++)
+		{
+			set_log_columns(batch, &batch->log[i], nextval_internal(sequence, false), decided,
+							values, nulls);
+			aud_user_table_append(log);
+			ntransitions += batch->log[i].nentries;
+		}
+		aud_user_table_close(log);
 	}
 	aud_stats_count(AUD_COUNT_TRANSITIONS, ntransitions);
 	MemoryContextSwitchTo(old);
@@ -203,11 +209,7 @@ aud_batch_write_timers(AudBatch *batch)
 void
 aud_batch_write(AudBatch *batch)
 {
-	MemoryContext old = MemoryContextSwitchTo(batch->mcxt);
-
-	write_profiles(batch, false);
-	write_profiles(batch, true);
-	MemoryContextSwitchTo(old);
+	write_profiles(batch);
 	aud_batch_write_log(batch);
 	aud_batch_write_timers(batch);
 }

@@ -13,8 +13,9 @@
  * checks that.  Those that join do not repeat "= ANY($1)": PostgreSQL 15 would
  * search the list anew for every row.
  *
- * A locked profile stays where it is until it is updated, so it is updated by
- * its place (ctid), which saves a second descent of the index.
+ * Profiles and timers are written without statements (user_table.c).  A locked
+ * profile stays where it is until it is updated, so its place (ctid) is read,
+ * too, which saves a second descent of the index.
  *
  * Users are locked, or made, in C order of their ids, one after the other (see
  * batch.c).
@@ -69,26 +70,6 @@ static const StatementText texts[AUD_NSTATEMENTS] = {
 	[AUD_NEXT_IDS] = {
 		"SELECT p.user_id FROM audience.profiles p WHERE p.user_id > $1 ORDER BY p.user_id LIMIT $2",
 		false, 2, {TEXTOID, INT8OID}
-	},
-	[AUD_UPDATE_PROFILES] = {
-		"UPDATE audience.profiles p SET state = u.state, first_seen = u.first_seen, last_seen = u.last_seen, "
-		"evaluated_at = u.evaluated_at, members = u.members, updated_at = pg_catalog.now() "
-		"FROM unnest($1, $2, $3, $4, $5, $6, $7) u (user_id, place, state, first_seen, last_seen, evaluated_at, members) "
-		"WHERE p.ctid = u.place AND p.user_id = u.user_id",
-		true, 7, {TEXTARRAYOID, TIDARRAYOID, BYTEAARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, BYTEAARRAYOID}
-	},
-	[AUD_UPDATE_WITH_ATTRIBUTES] = {
-		"UPDATE audience.profiles p SET state = u.state, first_seen = u.first_seen, last_seen = u.last_seen, "
-		"evaluated_at = u.evaluated_at, members = u.members, attributes = u.attributes, updated_at = pg_catalog.now() "
-		"FROM unnest($1, $2, $3, $4, $5, $6, $7, $8) u (user_id, place, state, first_seen, last_seen, evaluated_at, members, attributes) "
-		"WHERE p.ctid = u.place AND p.user_id = u.user_id",
-		true, 8, {TEXTARRAYOID, TIDARRAYOID, BYTEAARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, BYTEAARRAYOID, JSONBARRAYOID}
-	},
-	[AUD_LOG] = {
-		"INSERT INTO audience.transition_log (user_id, reason, occurred_at, event_id, latency, entries) "
-		"SELECT u.user_id, u.reason, u.occurred_at, u.event_id, u.latency, u.entries "
-		"FROM unnest($1, $2, $3, $4, $5, $6) u (user_id, reason, occurred_at, event_id, latency, entries)",
-		true, 6, {TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, INT8ARRAYOID, BYTEAARRAYOID}
 	},
 	[AUD_REMOVE_TIMERS] = {
 		"DELETE FROM audience.timers t WHERE t.user_id = ANY($1)",

@@ -20,9 +20,6 @@ typedef enum AudStatement
 	AUD_READ_PROFILES,			/* users -> rows */
 	AUD_NEXT_PROFILES,			/* user, limit -> rows of those behind it, in order */
 	AUD_NEXT_IDS,				/* user, limit -> ids of those behind it, in order */
-	AUD_UPDATE_PROFILES,		/* users, places, states, first, last, as_of, members */
-	AUD_UPDATE_WITH_ATTRIBUTES,		/* users, places, the same and attributes */
-	AUD_LOG,					/* rows of the history */
 	AUD_REMOVE_TIMERS,			/* users */
 	AUD_REMOVE_ORPHAN_TIMERS,	/* users: those without a profile */
 	AUD_DUE_TIMERS,				/* instant, behind: instant and user, limit -> users, instants */
@@ -48,6 +45,16 @@ typedef enum AudStatement
 /* columns of a timer's row */
 #define AUD_TIMER_USER_ID			1
 #define AUD_TIMER_DUE_AT			2
+
+/* columns of a row of the history */
+#define AUD_LOG_SEQ					1
+#define AUD_LOG_USER_ID				2
+#define AUD_LOG_OCCURRED_AT			3
+#define AUD_LOG_RECORDED_AT			4
+#define AUD_LOG_REASON				5
+#define AUD_LOG_EVENT_ID			6
+#define AUD_LOG_LATENCY				7
+#define AUD_LOG_ENTRIES				8
 
 /*
  * Between begin and end, statements are planned for many small look-ups.

@@ -44,25 +44,6 @@ set_new_profile(Taking *taking, const AudUser *user, Datum *values, bool *nulls)
 		nulls[AUD_PROFILE_UPDATED_AT - 1] = nulls[AUD_PROFILE_ATTRIBUTES - 1] = false;
 }
 
-/* Sets the columns of a profile to what a user has come to. */
-static void
-set_profile(const AudBatch *batch, const AudUser *user, Datum *values, bool *nulls)
-{
-	values[AUD_PROFILE_FIRST_SEEN - 1] = TimestampTzGetDatum(user->first_seen);
-	nulls[AUD_PROFILE_FIRST_SEEN - 1] = user->first_seen == PG_INT64_MAX;
-	values[AUD_PROFILE_LAST_SEEN - 1] = TimestampTzGetDatum(user->last_seen);
-	nulls[AUD_PROFILE_LAST_SEEN - 1] = user->last_seen == PG_INT64_MIN;
-	values[AUD_PROFILE_EVALUATED_AT - 1] = TimestampTzGetDatum(user->now);
-	values[AUD_PROFILE_UPDATED_AT - 1] = TimestampTzGetDatum(GetCurrentTransactionStartTimestamp());
-	values[AUD_PROFILE_STATE - 1] = PointerGetDatum(aud_user_state_write(batch->defs, user));
-	nulls[AUD_PROFILE_STATE - 1] = false;
-	if (user->members_changed)
-	{
-		values[AUD_PROFILE_MEMBERS - 1] = PointerGetDatum(user->new_members);
-		nulls[AUD_PROFILE_MEMBERS - 1] = user->new_members == NULL;
-	}
-}
-
 /*
  * Takes one user.  With lock the row is locked first; else false if somebody
  * else has made or changed it meanwhile: then nothing is written, but the user
@@ -88,7 +69,7 @@ take_user(Taking *taking, int index, bool lock)
 	aud_batch_set_columns(batch, user, values, nulls);
 	aud_advance_user(taking->advance, user);
 	aud_decide_user(batch, taking->decider, index);
-	set_profile(batch, user, values, nulls);
+	aud_user_set_columns(batch, user, values, nulls);
 	written = found ? aud_user_table_update(taking->profiles) :
 		aud_user_table_insert(taking->profiles);
 	MemoryContextSwitchTo(old);

@@ -80,6 +80,9 @@ typedef struct Places
 #define MIN_PLACES	1024
 #define MAX_PLACES	131072
 
+/* how many rows are inserted at once, as COPY does */
+#define MOST_APPENDED	1000
+
 static Places all_places[AUD_NUSER_TABLES];
 
 struct AudUserTable
@@ -100,6 +103,8 @@ struct AudUserTable
 	Datum	   *values;			/* the columns, as the caller changes them */
 	bool	   *nulls;
 	TupleTableSlot *written;
+	int			nappended;		/* rows that wait to be inserted */
+	TupleTableSlot **appended;	/* MOST_APPENDED, made as they are needed */
 	pg_attribute_aligned(8) char user_id[VARHDRSZ + 256];	/* a text, of at most 255 bytes */
 };
 
@@ -139,7 +144,7 @@ AudUserTable *
 aud_user_table_open(AudUserTableName name)
 {
 	static const char *const names[AUD_NUSER_TABLES] = {
-		[AUD_PROFILES] = "profiles", [AUD_TIMERS] = "timers"
+		[AUD_PROFILES] = "profiles", [AUD_TIMERS] = "timers", [AUD_TRANSITION_LOG] = "transition_log"
 	};
 	MemoryContext mcxt = AllocSetContextCreate(CurrentMemoryContext, "audience user table",
 											   ALLOCSET_DEFAULT_SIZES);
@@ -339,6 +344,16 @@ lock_found(AudUserTable *table)
 	}
 }
 
+/* Sets whose row is looked for. */
+static void
+set_user(AudUserTable *table, const char *id, int len)
+{
+	Assert(len <= 255);
+	SET_VARSIZE(table->user_id, VARHDRSZ + len);
+	memcpy(VARDATA(table->user_id), id, len);
+	table->hash = hash_bytes((const unsigned char *) id, len);
+}
+
 /*
  * Finds the row of a user; false: there is none.  With lock, and in a table that is not plain, it is the newest version,
  * locked until the transaction ends; else it is the one that the table's
@@ -351,10 +366,7 @@ aud_user_table_find(AudUserTable *table, const char *id, int len, bool lock)
 	MemoryContext old = MemoryContextSwitchTo(table->mcxt);
 	bool		found;
 
-	Assert(len <= 255);
-	SET_VARSIZE(table->user_id, VARHDRSZ + len);
-	memcpy(VARDATA(table->user_id), id, len);
-	table->hash = hash_bytes((const unsigned char *) id, len);
+	set_user(table, id, len);
 	lock |= !table->plain;
 	for (;;)
 	{
@@ -368,6 +380,24 @@ aud_user_table_find(AudUserTable *table, const char *id, int len, bool lock)
 	}
 	if (found)
 		remember_place(table, table->hash, &table->found->tts_tid);
+	MemoryContextSwitchTo(old);
+	return found;
+}
+
+/*
+ * Finds the row of a user that this transaction has locked, at the place where it
+ * was then; false: it is not there.
+ */
+bool
+aud_user_table_find_at(AudUserTable *table, const char *id, int len, ItemPointer place)
+{
+	MemoryContext old = MemoryContextSwitchTo(table->mcxt);
+	bool		found;
+
+	set_user(table, id, len);
+	ExecClearTuple(table->found);
+	found = table_tuple_fetch_row_version(table->rel, place, table->snapshot, table->found) &&
+		found_is_user(table);
 	MemoryContextSwitchTo(old);
 	return found;
 }
@@ -451,25 +481,26 @@ make_room(AudUserTable *table, Size len)
 	ReleaseBuffer(buffer);
 }
 
-/* Enters the row written into the indexes; *conflict as ExecInsertIndexTuples sets it. */
+/* Enters a row into the indexes; *conflict as ExecInsertIndexTuples sets it. */
 static List *
-insert_index_entries(AudUserTable *table, bool update, bool *conflict, List *arbiters)
+insert_index_entries(AudUserTable *table, TupleTableSlot *slot, bool update, bool *conflict,
+					 List *arbiters)
 {
-	List	   *recheck = ExecInsertIndexTuples(table->result, table->written, table->estate,
+	List	   *recheck = ExecInsertIndexTuples(table->result, slot, table->estate,
 												update, conflict != NULL, conflict, arbiters);
 
 	ResetPerTupleExprContext(table->estate);
 	return recheck;
 }
 
-/* Makes the row that is to be written of the columns. */
+/* Makes a row of the columns, in a slot. */
 static HeapTuple
-form_written(AudUserTable *table)
+form_row(AudUserTable *table, TupleTableSlot *slot)
 {
 	HeapTuple	tuple = heap_form_tuple(RelationGetDescr(table->rel), table->values, table->nulls);
 
 	tuple->t_tableOid = RelationGetRelid(table->rel);
-	ExecStoreHeapTuple(tuple, table->written, true);
+	ExecStoreHeapTuple(tuple, slot, true);
 	return tuple;
 }
 
@@ -502,7 +533,7 @@ aud_user_table_update(AudUserTable *table)
 	TM_Result	result = TM_Ok;
 
 	begin_writing(table);
-	tuple = form_written(table);
+	tuple = form_row(table, table->written);
 	if (!table->plain)
 		update_by_executor(table);
 	else
@@ -511,7 +542,7 @@ aud_user_table_update(AudUserTable *table)
 		result = table_tuple_update(table->rel, &tid, table->written, table->cid, table->snapshot,
 									InvalidSnapshot, true, &failure, &mode, &to_indexes);
 		if (result == TM_Ok && to_indexes)
-			list_free(insert_index_entries(table, true, NULL, NIL));
+			list_free(insert_index_entries(table, table->written, true, NULL, NIL));
 	}
 	if (result == TM_Ok)
 		remember_place(table, table->hash, &table->written->tts_tid);
@@ -539,7 +570,7 @@ aud_user_table_insert(AudUserTable *table)
 	bool		inserted = false;
 
 	begin_writing(table);
-	(void) form_written(table);
+	(void) form_row(table, table->written);
 	if (!table->plain)
 	{
 		if (table->result->ri_TrigDesc && table->result->ri_TrigDesc->trig_insert_before_row &&
@@ -569,7 +600,7 @@ aud_user_table_insert(AudUserTable *table)
 		}
 		token = SpeculativeInsertionLockAcquire(GetCurrentTransactionId());
 		table_tuple_insert_speculative(table->rel, table->written, table->cid, 0, NULL, token);
-		recheck = insert_index_entries(table, false, &conflict, arbiters);
+		recheck = insert_index_entries(table, table->written, false, &conflict, arbiters);
 		table_tuple_complete_speculative(table->rel, table->written, token, !conflict);
 		SpeculativeInsertionLockRelease(GetCurrentTransactionId());
 		inserted = !conflict;
@@ -585,10 +616,64 @@ aud_user_table_insert(AudUserTable *table)
 	return inserted;
 }
 
+/* Inserts the rows that have been appended. */
+static void
+insert_appended(AudUserTable *table)
+{
+	MemoryContext mcxt = AllocSetContextCreate(table->mcxt, "audience appended rows",
+											   ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(mcxt);
+
+	table_multi_insert(table->rel, table->appended, table->nappended, table->cid, 0, NULL);
+	for (int i = 0; i < table->nappended; i++)
+	{
+		list_free(insert_index_entries(table, table->appended[i], false, NULL, NIL));
+		ExecClearTuple(table->appended[i]);
+	}
+	table->nappended = 0;
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(mcxt);
+}
+
+/*
+ * Inserts the columns as a row that cannot conflict with any other; not before
+ * the table is closed, maybe, or others have been appended, too.
+ */
+void
+aud_user_table_append(AudUserTable *table)
+{
+	MemoryContext old = MemoryContextSwitchTo(table->mcxt);
+
+	begin_writing(table);
+	if (!table->plain)
+	{
+		(void) form_row(table, table->written);
+		ExecSimpleRelationInsert(table->result, table->estate, table->written);
+		ResetPerTupleExprContext(table->estate);
+		ExecClearTuple(table->written);
+	}
+	else
+	{
+		if (table->appended == NULL)
+			table->appended = palloc0(MOST_APPENDED * sizeof(TupleTableSlot *));
+		if (table->appended[table->nappended] == NULL)
+			table->appended[table->nappended] =
+				MakeSingleTupleTableSlot(RelationGetDescr(table->rel), &TTSOpsHeapTuple);
+		(void) form_row(table, table->appended[table->nappended++]);
+		if (table->nappended == MOST_APPENDED)
+			insert_appended(table);
+	}
+	MemoryContextSwitchTo(old);
+}
+
 /* Ends reading and writing; the lock on the table stays until the transaction ends. */
 void
 aud_user_table_close(AudUserTable *table)
 {
+	if (table->nappended > 0)
+		insert_appended(table);
+	for (int i = 0; table->appended && i < MOST_APPENDED && table->appended[i]; i++)
+		ExecDropSingleTupleTableSlot(table->appended[i]);
 	if (table->estate != NULL)
 	{
 		if (!table->plain)
