@@ -167,11 +167,8 @@ void
 aud_batch_write_timers(AudBatch *batch)
 {
 	MemoryContext old = MemoryContextSwitchTo(batch->mcxt);
-	const char **ids = palloc(Max(batch->nusers, 1) * sizeof(char *));
 	TimestampTz first = DT_NOEND;
 	AudUserTable *timers = NULL;
-	Datum		args[1];
-	int			n = 0;
 
 	for (int i = 0; i < batch->nusers; i++)
 	{
@@ -179,26 +176,18 @@ aud_batch_write_timers(AudBatch *batch)
 
 		if (!user->arm)
 			continue;
-		if (user->armed == PG_INT64_MAX)
-		{
-			ids[n++] = user->id;
-			continue;
-		}
 		if (timers == NULL)
 			timers = aud_user_table_open(AUD_TIMERS);
-		set_timer(timers, user);
+		if (user->armed != PG_INT64_MAX)
+			set_timer(timers, user);
+		else if (aud_user_table_find(timers, user->id, user->id_len, true))
+			aud_user_table_delete(timers);
 		first = Min(first, user->armed);
 	}
 	if (timers != NULL)
-	{
 		aud_user_table_close(timers);
+	if (first != DT_NOEND)
 		aud_workers_note_due(first);
-	}
-	if (n > 0)
-	{
-		args[0] = aud_store_text_array(ids, NULL, n);
-		aud_store_execute(AUD_REMOVE_TIMERS, args, NULL, false);
-	}
 	MemoryContextSwitchTo(old);
 }
 

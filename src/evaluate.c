@@ -170,12 +170,10 @@ aud_rule_scan(PG_FUNCTION_ARGS)
 	Compiled   *compiled;
 	char	   *after = NULL;
 	bool		more = true;
-	int			nestlevel;
 
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	nestlevel = aud_store_begin();
 	compiled = compile(rule, CurrentMemoryContext);
 	while (more)
 	{
@@ -199,7 +197,6 @@ aud_rule_scan(PG_FUNCTION_ARGS)
 		}
 		aud_batch_end(batch);
 	}
-	aud_store_end(nestlevel);
 	SPI_finish();
 	return (Datum) 0;
 }
@@ -275,12 +272,10 @@ aud_rule_explain(PG_FUNCTION_ARGS)
 	Explanation explanation;
 	Compiled   *compiled;
 	AudBatch   *batch;
-	int			nestlevel;
 
 	InitMaterializedSRF(fcinfo, 0);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	nestlevel = aud_store_begin();
 	compiled = compile(rule, CurrentMemoryContext);
 	batch = read_one(compiled, PG_GETARG_TEXT_PP(1));
 	explanation.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
@@ -288,7 +283,6 @@ aud_rule_explain(PG_FUNCTION_ARGS)
 	explanation.rule = compiled->rule;
 	aud_decider_set_user(explanation.decider, &batch->users[0], &batch->clock);
 	explain_node(&explanation, AUD_RULE_ROOT(compiled->rule), compiled->program, 0);
-	aud_store_end(nestlevel);
 	SPI_finish();
 	return (Datum) 0;
 }
@@ -301,16 +295,13 @@ aud_rule_score(PG_FUNCTION_ARGS)
 	Compiled   *compiled;
 	AudBatch   *batch;
 	float8		result;
-	int			nestlevel;
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	nestlevel = aud_store_begin();
 	compiled = compile(rule, CurrentMemoryContext);
 	batch = read_one(compiled, PG_GETARG_TEXT_PP(1));
 	aud_decider_set_user(compiled->decider, &batch->users[0], &batch->clock);
 	result = aud_decider_score(compiled->decider, compiled->program);
-	aud_store_end(nestlevel);
 	SPI_finish();
 	PG_RETURN_FLOAT8(result);
 }
@@ -330,13 +321,11 @@ aud_profile_values(PG_FUNCTION_ARGS)
 	AudBatch   *batch;
 	Datum	   *ids;
 	int			n;
-	int			nestlevel;
 
 	InitMaterializedSRF(fcinfo, 0);
 	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false, TYPALIGN_INT, &ids, NULL, &n);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	nestlevel = aud_store_begin();
 	defs = aud_definitions_get();
 	batch = aud_batch_begin(defs, NULL);
 	batch->read_only = true;
@@ -366,7 +355,6 @@ aud_profile_values(PG_FUNCTION_ARGS)
 			values[2] = JsonbPGetDatum(JsonbValueToJsonb(&room));
 			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 		}
-	aud_store_end(nestlevel);
 	SPI_finish();
 	return (Datum) 0;
 }

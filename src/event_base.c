@@ -185,11 +185,9 @@ aud_event_bases_merge(PG_FUNCTION_ARGS)
 	int			into_len = VARSIZE_ANY_EXHDR(users[1]);
 	const AudDefinitions *defs;
 	AudEventBase bases[2];
-	int			nestlevel;
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	nestlevel = aud_store_begin();
 	defs = aud_definitions_get_shared();
 	if (aud_event_base_load(defs, VARDATA_ANY(users[0]), VARSIZE_ANY_EXHDR(users[0]),
 							false, &bases[0]))
@@ -205,7 +203,6 @@ aud_event_bases_merge(PG_FUNCTION_ARGS)
 									&bases[0].states[i]);
 		aud_event_bases_write(defs, &into, &into_len, &bases[1], 1);
 	}
-	aud_store_end(nestlevel);
 	SPI_finish();
 	PG_RETURN_VOID();
 }

@@ -103,8 +103,8 @@ execute(SPIPlanPtr *plan, const char *statement, int nargs, Datum *args)
 
 /*
  * Deletes each user's events before an instant: AUD_DELETE_OLD_EVENTS, with the
- * guard open to it; what was deleted is in SPI_tuptable.  Connected to SPI, and
- * between aud_store_begin and aud_store_end.  The caller holds the profiles.
+ * guard open to it; what was deleted is in SPI_tuptable.  Connected to SPI.  The
+ * caller holds the profiles.
  */
 uint64
 aud_events_expire(Datum users, Datum instants)

@@ -103,7 +103,6 @@ aud_fill(PG_FUNCTION_ARGS)
 			   *refill;
 	char	   *after = NULL;
 	bool		more = true;
-	int			nestlevel;
 
 	/* loading them refuses cycles, whatever there is to fill */
 	defs = aud_definitions_get();
@@ -111,7 +110,6 @@ aud_fill(PG_FUNCTION_ARGS)
 		PG_RETURN_VOID();
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	nestlevel = aud_store_begin();
 	fill = palloc0((defs->nsegments + 1) * sizeof(bool));
 	refill = palloc0((defs->naggregates + 1) * sizeof(bool));
 	for (int i = 0; i < nsegments; i++)
@@ -140,7 +138,6 @@ aud_fill(PG_FUNCTION_ARGS)
 			aud_batch_run(batch);
 		aud_batch_end(batch);
 	}
-	aud_store_end(nestlevel);
 	SPI_finish();
 	PG_RETURN_VOID();
 }
@@ -162,14 +159,12 @@ aud_fill_chunk(PG_FUNCTION_ARGS)
 	bool		nulls[2] = {false, false};
 	HeapTuple	result;
 	uint64		n;
-	int			nestlevel;
 
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	tupdesc = BlessTupleDesc(tupdesc);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	nestlevel = aud_store_begin();
 	defs = aud_definitions_get_shared();
 	batch = aud_batch_begin(defs, "expired");
 	batch->visiting = true;
@@ -197,7 +192,6 @@ aud_fill_chunk(PG_FUNCTION_ARGS)
 		aud_batch_run(batch);
 	}
 	aud_batch_end(batch);
-	aud_store_end(nestlevel);
 	SPI_finish();
 	PG_RETURN_DATUM(HeapTupleGetDatum(result));
 }
@@ -245,11 +239,9 @@ aud_rebuild(PG_FUNCTION_ARGS)
 	int32	   *statics = int_array(fcinfo, 2, &nstatics);
 	const AudDefinitions *defs;
 	int64		count = 0;
-	int			nestlevel;
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	nestlevel = aud_store_begin();
 	defs = aud_definitions_get_shared();
 	for (int i = 0; i < n;)
 	{
@@ -273,7 +265,6 @@ aud_rebuild(PG_FUNCTION_ARGS)
 		aud_batch_run(batch);
 		aud_batch_end(batch);
 	}
-	aud_store_end(nestlevel);
 	SPI_finish();
 	PG_RETURN_INT64(count);
 }
@@ -350,7 +341,6 @@ aud_set_attributes(PG_FUNCTION_ARGS)
 				nvalues;
 	Patch	   *patches;
 	const AudDefinitions *defs;
-	int			nestlevel;
 
 	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false, TYPALIGN_INT, &ids, NULL, &n);
 	deconstruct_array(PG_GETARG_ARRAYTYPE_P(1), JSONBOID, -1, false, TYPALIGN_INT, &values, NULL, &nvalues);
@@ -366,11 +356,9 @@ aud_set_attributes(PG_FUNCTION_ARGS)
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	nestlevel = aud_store_begin();
 	defs = aud_definitions_get_shared();
 	for (int i = 0; i < n;)
 		i = patch_users(defs, patches, i, n);
-	aud_store_end(nestlevel);
 	SPI_finish();
 	PG_RETURN_VOID();
 }
@@ -390,11 +378,9 @@ aud_set_static(PG_FUNCTION_ARGS)
 	char	   *reason = text_to_cstring(PG_GETARG_TEXT_PP(3));
 	const AudDefinitions *defs;
 	int64		count = 0;
-	int			nestlevel;
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	nestlevel = aud_store_begin();
 	defs = aud_definitions_get_shared();
 	for (int i = 0; i < n;)
 	{
@@ -417,7 +403,6 @@ aud_set_static(PG_FUNCTION_ARGS)
 		aud_batch_run(batch);
 		aud_batch_end(batch);
 	}
-	aud_store_end(nestlevel);
 	SPI_finish();
 	PG_RETURN_INT64(count);
 }
@@ -434,11 +419,9 @@ aud_leave_all(PG_FUNCTION_ARGS)
 	const AudDefinitions *defs;
 	AudBatch   *batch;
 	AudUser    *user;
-	int			nestlevel;
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	nestlevel = aud_store_begin();
 	defs = aud_definitions_get_shared();
 	batch = aud_batch_begin(defs, reason);
 	user = aud_batch_add(batch, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id));
@@ -455,7 +438,6 @@ aud_leave_all(PG_FUNCTION_ARGS)
 	aud_batch_settle(batch, user);
 	aud_batch_write(batch);
 	aud_batch_end(batch);
-	aud_store_end(nestlevel);
 	SPI_finish();
 	PG_RETURN_VOID();
 }

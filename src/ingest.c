@@ -484,7 +484,6 @@ aud_events_inserted(PG_FUNCTION_ARGS)
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	EventSource source = {0};
 	int64		count;
-	int			nestlevel;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_BY_INSERT(trigger->tg_event) ||
 		!TRIGGER_FIRED_FOR_STATEMENT(trigger->tg_event) || trigger->tg_newtable == NULL)
@@ -497,7 +496,6 @@ aud_events_inserted(PG_FUNCTION_ARGS)
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	nestlevel = aud_store_begin();
 	aud_clock_init(&source.clock);
 	source.transaction_start = GetCurrentTransactionStartTimestamp();
 	find_columns(RelationGetDescr(trigger->tg_relation), &source.columns);
@@ -517,7 +515,6 @@ aud_events_inserted(PG_FUNCTION_ARGS)
 	if (source.sort != NULL)
 		tuplesort_end(source.sort);
 	ExecDropSingleTupleTableSlot(source.slot);
-	aud_store_end(nestlevel);
 	SPI_finish();
 	return PointerGetDatum(NULL);
 }

@@ -305,11 +305,9 @@ aud_event_retention_chunk(PG_FUNCTION_ARGS)
 	Datum		values[2];
 	bool		nulls[2] = {false, false};
 	int64		nevents = 0;
-	int			nestlevel;
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	nestlevel = aud_store_begin();
 	defs = aud_definitions_get_shared();
 	batch = aud_batch_begin(defs, "expired");
 	/* definitions may have come that need more than those at the watermark's time */
@@ -339,7 +337,6 @@ aud_event_retention_chunk(PG_FUNCTION_ARGS)
 	values[1] = Int64GetDatum(nevents);
 	MemoryContextSwitchTo(old);
 	aud_batch_end(batch);
-	aud_store_end(nestlevel);
 	SPI_finish();
 	return make_row(fcinfo, values, nulls);
 }

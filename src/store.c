@@ -5,8 +5,8 @@
  *
  * Each is prepared at its first use in a session and kept, as a generic plan:
  * a custom plan of "= ANY(500 elements)" costs more than running it.  The
- * planner cannot know how long the arrays are, so while the engine works,
- * joins other than nested loops, and sequential scans, are off.
+ * planner cannot know how long the arrays are, so while they are planned and
+ * run, joins other than nested loops, and sequential scans, are off.
  *
  * Every statement on a per-user table names its users, either by
  * "user_id = ANY($1)" or by a join with the unnested list; audience.strict
@@ -71,10 +71,6 @@ static const StatementText texts[AUD_NSTATEMENTS] = {
 		"SELECT p.user_id FROM audience.profiles p WHERE p.user_id > $1 ORDER BY p.user_id LIMIT $2",
 		false, 2, {TEXTOID, INT8OID}
 	},
-	[AUD_REMOVE_TIMERS] = {
-		"DELETE FROM audience.timers t WHERE t.user_id = ANY($1)",
-		true, 1, {TEXTARRAYOID}
-	},
 	[AUD_REMOVE_ORPHAN_TIMERS] = {
 		"DELETE FROM audience.timers t WHERE t.user_id = ANY($1) "
 		"AND NOT EXISTS (SELECT FROM audience.profiles p WHERE p.user_id = t.user_id)",
@@ -123,7 +119,7 @@ static const StatementText texts[AUD_NSTATEMENTS] = {
 
 static SPIPlanPtr plans[AUD_NSTATEMENTS];
 
-/* Prepares the engine's planner settings; returns what aud_store_end wants. */
+/* Sets the planner as the engine's statements want it; returns what aud_store_end wants. */
 int
 aud_store_begin(void)
 {
@@ -182,9 +178,11 @@ uint64
 aud_store_execute(AudStatement statement, Datum *values, const char *nulls,
 				  bool read_only)
 {
+	int			nestlevel = aud_store_begin();
 	int			result = SPI_execute_plan(get_plan(statement), values, nulls,
 										  read_only, 0);
 
+	aud_store_end(nestlevel);
 	if (result < 0)
 		elog(ERROR, "could not run \"%s\": %s", texts[statement].text,
 			 SPI_result_code_string(result));

@@ -20,7 +20,6 @@ typedef enum AudStatement
 	AUD_READ_PROFILES,			/* users -> rows */
 	AUD_NEXT_PROFILES,			/* user, limit -> rows of those behind it, in order */
 	AUD_NEXT_IDS,				/* user, limit -> ids of those behind it, in order */
-	AUD_REMOVE_TIMERS,			/* users */
 	AUD_REMOVE_ORPHAN_TIMERS,	/* users: those without a profile */
 	AUD_DUE_TIMERS,				/* instant, behind: instant and user, limit -> users, instants */
 	AUD_OLD_EVENTS,				/* users, instant, limit -> users who have earlier ones, how many, up to when */
@@ -56,13 +55,14 @@ typedef enum AudStatement
 #define AUD_LOG_LATENCY				7
 #define AUD_LOG_ENTRIES				8
 
-/*
- * Between begin and end, statements are planned for many small look-ups.
- * With read_only they see what the active snapshot sees, else all that is
- * committed when they start (at READ COMMITTED).
- */
+/* Between begin and end, statements are planned for many small look-ups; aud_store_execute sees to it itself. */
 extern int	aud_store_begin(void);
 extern void aud_store_end(int nestlevel);
+
+/*
+ * With read_only a statement sees what the active snapshot sees, else all that
+ * is committed when it starts (at READ COMMITTED).
+ */
 extern uint64 aud_store_execute(AudStatement statement, Datum *values, const char *nulls, bool read_only);
 
 /* arrays for statements' arguments */

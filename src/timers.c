@@ -211,7 +211,6 @@ aud_run_due(PG_FUNCTION_ARGS)
 	const AudDefinitions *defs;
 	int64		count = 0;
 	bool		more = true;
-	int			nestlevel;
 
 	if (limit < 0)
 		ereport(ERROR,
@@ -219,7 +218,6 @@ aud_run_due(PG_FUNCTION_ARGS)
 				 errmsg("limit must not be negative")));
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	nestlevel = aud_store_begin();
 	defs = aud_definitions_get_shared();
 	while (more && count < limit)
 	{
@@ -232,7 +230,6 @@ aud_run_due(PG_FUNCTION_ARGS)
 			count += expire_batch(batch);
 		aud_batch_end(batch);
 	}
-	aud_store_end(nestlevel);
 	SPI_finish();
 	PG_RETURN_INT64(count);
 }

@@ -90,7 +90,7 @@ struct AudUserTable
 	MemoryContext mcxt;			/* of the table as it is open */
 	Relation	rel;
 	bool		plain;			/* nothing but rows and indexes */
-	BlockNumber nblocks;		/* when it was opened */
+	BlockNumber nblocks;		/* there were at least so many when it was opened; invalid: not known yet */
 	Places	   *places;
 	CommandId	cid;
 	Snapshot	snapshot;		/* of look-ups, registered */
@@ -156,7 +156,7 @@ aud_user_table_open(AudUserTableName name)
 	table->mcxt = mcxt;
 	table->rel = table_open(aud_definitions_table(names[name]), RowExclusiveLock);
 	table->plain = is_plain(table->rel);
-	table->nblocks = RelationGetNumberOfBlocks(table->rel);
+	table->nblocks = InvalidBlockNumber;
 	table->cid = GetCurrentCommandId(true);
 	table->places = &all_places[name];
 	if (table->places->filenode != table->rel->rd_node.relNode)
@@ -227,6 +227,8 @@ find_at_place(AudUserTable *table)
 
 	if (table->places->nplaces == 0)
 		return false;
+	if (table->nblocks == InvalidBlockNumber)
+		table->nblocks = RelationGetNumberOfBlocks(table->rel);
 	place = &table->places->places[table->hash & (table->places->nplaces - 1)];
 	if (place->hash != table->hash || !ItemPointerIsValid(&place->tid) ||
 		ItemPointerGetBlockNumber(&place->tid) >= table->nblocks ||
@@ -554,6 +556,27 @@ aud_user_table_update(AudUserTable *table)
 	ExecClearTuple(table->written);
 	MemoryContextSwitchTo(old);
 	return result == TM_Ok;
+}
+
+/* Deletes the row found, which must be locked, or one that nobody else may delete. */
+void
+aud_user_table_delete(AudUserTable *table)
+{
+	MemoryContext old = MemoryContextSwitchTo(table->mcxt);
+	EPQState	epq;
+
+	begin_writing(table);
+	if (table->plain)
+		simple_table_tuple_delete(table->rel, &table->found->tts_tid, table->snapshot);
+	else
+	{
+		EvalPlanQualInit(&epq, table->estate, NULL, NIL, -1);
+		ExecSimpleRelationDelete(table->result, table->estate, &epq, table->found);
+		EvalPlanQualEnd(&epq);
+		ResetPerTupleExprContext(table->estate);
+	}
+	ExecClearTuple(table->found);
+	MemoryContextSwitchTo(old);
 }
 
 /*

@@ -9,6 +9,7 @@
  *	  aud_user_table_columns	what it holds; the caller changes it there
  *	  aud_user_table_update		writes the row found as it has become
  *	  aud_user_table_insert		writes a row for a user who has none
+ *	  aud_user_table_delete		removes the row found
  *	  aud_user_table_append		writes a further row, sooner or later
  *	  aud_user_table_close
  *
@@ -38,6 +39,7 @@ extern bool aud_user_table_find_at(AudUserTable *table, const char *id, int len,
 extern void aud_user_table_columns(AudUserTable *table, Datum **values, bool **nulls);
 extern bool aud_user_table_update(AudUserTable *table);
 extern bool aud_user_table_insert(AudUserTable *table);
+extern void aud_user_table_delete(AudUserTable *table);
 extern void aud_user_table_append(AudUserTable *table);
 extern void aud_user_table_close(AudUserTable *table);
 
