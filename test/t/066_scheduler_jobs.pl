@@ -57,6 +57,20 @@ wait_for($node, 'the scheduler goes on with it', q{SELECT count(*) FROM audience
 verify_empty($node);
 is(scheduler_field($node, 'errors'), 0, 'without errors');
 
+# somebody holds a user's row: the fill that comes to it waits, timers go on
+$node->safe_psql('postgres', set_timers("SELECT 'timer', now() + interval '1 day'"));
+my $holder = $node->background_psql('postgres');
+$holder->query_safe(q{BEGIN; SELECT FROM audience.profiles WHERE user_id = 'u7' FOR UPDATE});
+$node->safe_psql('postgres', q{SELECT audience.segment_create('held', 'eventCount >= 3', refresh => 'later')});
+wait_for($node, 'a fill comes to a row that is held', q{SELECT users_done > 0 FROM audience.segment_refresh_progress WHERE segment_id = 'held'}, within => 30);
+$node->safe_psql('postgres', set_timers("SELECT 'timer', now()"));
+wait_for($node, 'timers go on', q{SELECT count(*) FROM audience.timers WHERE user_id = 'timer'}, is => 0);
+is($node->safe_psql('postgres', q{SELECT status FROM audience.segments WHERE id = 'held'}), 'building', 'while the fill waits');
+$holder->query_safe('COMMIT');
+$holder->quit;
+wait_for($node, 'and ends when the row is free', q{SELECT status FROM audience.segments WHERE id = 'held'}, is => 'ready', within => 30);
+verify_empty($node);
+
 #
 # retention
 #
