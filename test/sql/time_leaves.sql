@@ -353,6 +353,24 @@ SELECT audience.run_due(), audience.run_due();
 SELECT t FROM pg_temp.turns() t WHERE t LIKE 'w %';
 SELECT * FROM audience.verify();
 
+-- a timer that is gone is set anew by a rebuild
+SELECT audience.profile_set('w', '{"created":"2031-07-01T00:00:00Z"}');
+DELETE FROM audience.timers WHERE user_id = 'w';
+SELECT user_id, problem FROM audience.verify();
+SELECT audience.profile_rebuild('{w}');
+SELECT due_at FROM audience.timers WHERE user_id = 'w';
+SELECT * FROM audience.verify();
+
+-- a fill sets the timer of a user who has just been evaluated, if its rule is
+-- the first that moves with the clock
+SELECT count(audience.event_ingest('{"userId":"v","eventType":"k","eventId":"1"}'));
+SELECT due_at FROM audience.timers WHERE user_id = 'v';
+SELECT audience.segment_create('fresh', 'count(k WHERE $time WITHIN LAST ''1 day'') >= 1', refresh => 'later');
+CALL audience.segment_refresh('fresh');
+SELECT due_at FROM audience.timers WHERE user_id = 'v';
+SELECT * FROM audience.verify();
+SELECT audience.segment_delete('fresh');
+
 -- without audience.now, whoever was evaluated ahead of the real clock comes
 -- back: what lies beyond the windows' skew then enters when it is near enough
 SELECT audience.segment_create('two', 'count(k, LAST ''30 days'') >= 2');
