@@ -23,6 +23,7 @@
 
 #include "aggregate.h"
 #include "numeric_format.h"
+#include "stats.h"
 
 /*
  * Numbers of 10^131000 and more are not summed: numeric ends at 10^131072, and
@@ -374,6 +375,7 @@ aud_aggregate_fold(const AudAggregateDef *def, AudAggregateState *state,
 	const JsonbValue *value;
 	AudDecimal	number;
 
+	aud_stats_count(AUD_COUNT_FOLDS, 1);
 	if (!event_counts(def, event, clock, &value, &room))
 		return;
 

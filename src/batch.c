@@ -14,6 +14,7 @@
 #include "utils/timestamp.h"
 
 #include "batch.h"
+#include "stats.h"
 #include "store.h"
 
 /* An empty batch in a memory context of its own below the current one. */
@@ -32,12 +33,17 @@ aud_batch_begin(const AudDefinitions *defs, const char *reason)
 	return batch;
 }
 
-/* Frees the batch, and the rows that it has read. */
+/* Frees the batch, and the rows that it has read; what it has done counts. */
 void
 aud_batch_end(AudBatch *batch)
 {
 	SPITupleTable *rows = batch->rows;
+	Size		bytes = MemoryContextMemAllocated(batch->mcxt, true);
 
+	aud_stats_count(AUD_COUNT_BATCHES, 1);
+	aud_stats_count(AUD_COUNT_BATCH_BYTES, bytes);
+	aud_stats_raise(AUD_COUNT_LARGEST_BATCH, bytes);
+	aud_stats_flush();
 	MemoryContextDelete(batch->mcxt);
 	SPI_freetuptable(rows);
 }
@@ -163,6 +169,8 @@ read_rows(AudBatch *batch, AudStatement statement)
 	int			at = 0;
 
 	args[0] = aud_batch_user_ids(batch);
+	aud_stats_count(AUD_COUNT_LOOKUPS, batch->nusers);
+	aud_stats_count(AUD_COUNT_INDEX_LOOKUPS, batch->nusers);
 	n = aud_store_execute(statement, args, NULL, batch->read_only);
 	batch->rows = SPI_tuptable;
 	for (uint64 i = 0; i < n; i++)
@@ -220,7 +228,10 @@ aud_batch_lock(AudBatch *batch, AudLockKind kind)
 	{
 		args[0] = aud_batch_user_ids(batch);
 		args[1] = TimestampTzGetDatum(batch->clock.now);
-		aud_store_execute(AUD_ACQUIRE_PROFILES, args, NULL, false);
+		aud_stats_count(AUD_COUNT_LOOKUPS, batch->nusers);
+		aud_stats_count(AUD_COUNT_INDEX_LOOKUPS, batch->nusers);
+		aud_stats_count(AUD_COUNT_PROFILES_WRITTEN,
+						aud_store_execute(AUD_ACQUIRE_PROFILES, args, NULL, false));
 		read_rows(batch, AUD_READ_PROFILES);
 	}
 	else

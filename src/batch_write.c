@@ -69,6 +69,7 @@ write_profiles(AudBatch *batch)
 		aud_user_set_columns(batch, user, values, nulls);
 		if (!aud_user_table_update(profiles))
 			elog(ERROR, "the profile of user \"%s\" has been changed, although it is locked", user->id);
+		aud_stats_count(AUD_COUNT_PROFILES_WRITTEN, 1);
 	}
 	MemoryContextSwitchTo(old);
 	if (profiles != NULL)
@@ -127,6 +128,7 @@ aud_batch_write_log(AudBatch *batch)
 		aud_user_table_close(log);
 	}
 	aud_stats_count(AUD_COUNT_TRANSITIONS, ntransitions);
+	aud_stats_count(AUD_COUNT_HISTORY_ROWS, batch->nlog);
 	MemoryContextSwitchTo(old);
 }
 
@@ -183,6 +185,7 @@ aud_batch_write_timers(AudBatch *batch)
 		else if (aud_user_table_find(timers, user->id, user->id_len, true))
 			aud_user_table_delete(timers);
 		first = Min(first, user->armed);
+		aud_stats_count(user->armed != PG_INT64_MAX ? AUD_COUNT_TIMERS_SET : AUD_COUNT_TIMERS_REMOVED, 1);
 	}
 	if (timers != NULL)
 		aud_user_table_close(timers);

@@ -27,6 +27,7 @@
 #include "utils/memutils.h"
 
 #include "decider.h"
+#include "stats.h"
 
 /* Makes the segments whose rules hold a leaf candidates. */
 static void
@@ -47,6 +48,7 @@ turn(AudDecider *decider, int leaf, bool holds)
 	decider->leaf_holds[leaf] = holds;
 	decider->leaf_known[leaf] = decider->epoch;
 	decider->any_turned = true;
+	aud_stats_count(AUD_COUNT_TURNED, 1);
 	add_candidates(decider, &decider->defs->leaves[leaf]);
 }
 
@@ -392,7 +394,7 @@ decide_segment(AudBatch *batch, AudDecider *decider, int index)
 	}
 	if (segment->program == NULL)
 		return;
-	decider->nevaluated++;
+	aud_stats_count(AUD_COUNT_RULES, 1);
 	after = aud_decider_belongs(decider, index);
 	if (user->is_new)
 		before = false;
@@ -472,7 +474,7 @@ aud_decide_user(AudBatch *batch, AudDecider *decider, int index)
 	TimestampTz due;
 
 	aud_decider_set_user(decider, user, &batch->clock);
-	decider->nusers++;
+	aud_stats_count(AUD_COUNT_USERS, 1);
 	change_statics(batch, decider);
 	if (!user->is_new && !user->rebuild)
 		find_turned(decider);

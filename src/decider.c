@@ -149,6 +149,7 @@ aud_decider_evaluate_leaf(AudDecider *decider, const AudLeaf *leaf, Jsonb *attri
 	JsonbValue	room;
 	AudAggregateValue current;
 
+	aud_stats_count(AUD_COUNT_LEAVES, 1);
 	switch (leaf->source)
 	{
 		case AUD_LEAF_ATTRIBUTE:
@@ -345,11 +346,9 @@ aud_decider_leaf_actual(AudDecider *decider, int index)
 	return JsonbValueToJsonb(&room);
 }
 
-/* Adds what the decider has done to the statistics. */
+/* Lets go of what the decider has taken. */
 void
 aud_decider_end(AudDecider *decider)
 {
-	aud_stats_count(AUD_COUNT_USERS, decider->nusers);
-	aud_stats_count(AUD_COUNT_RULES, decider->nevaluated);
 	MemoryContextDelete(decider->mcxt);
 }

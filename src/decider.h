@@ -28,8 +28,6 @@ struct AudDecider
 	int			nwords;
 	bool		any_turned;
 	bool		fill_changed;	/* a membership of the user has changed by a fill's reason */
-	uint64		nusers;
-	uint64		nevaluated;		/* rules */
 	MemoryContext mcxt;			/* of what one user's decision leaves behind */
 };
 

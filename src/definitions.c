@@ -27,6 +27,7 @@
 
 #include "definitions.h"
 #include "nodes_hash.h"
+#include "stats.h"
 
 PG_FUNCTION_INFO_V1(aud_definitions_changed);
 
@@ -113,6 +114,7 @@ column_rule(HeapTuple tuple, TupleDesc tupdesc, int column)
 static void
 load(const char *query)
 {
+	aud_stats_count(AUD_COUNT_SQL, 1);
 	if (SPI_execute(query, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read definitions: %s", query);
 }
@@ -319,6 +321,8 @@ aud_definitions_get(void)
 			MemoryContextSetParent(loaded->mcxt, TopTransactionContext);
 		MemoryContextSetParent(defs->mcxt, CacheMemoryContext);
 		loaded = defs;
+		aud_stats_count(AUD_COUNT_LOADS, 1);
+		aud_stats_count(AUD_COUNT_LOADED_BYTES, MemoryContextMemAllocated(defs->mcxt, true));
 	}
 	return loaded;
 }
@@ -336,6 +340,7 @@ aud_definitions_changed(PG_FUNCTION_ARGS)
 				 errmsg("function \"definitions_changed\" was not called by a trigger")));
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
+	aud_stats_count(AUD_COUNT_SQL, 1);
 	if (SPI_execute("UPDATE audience.definition_version SET version = version + 1", false, 0) != SPI_OK_UPDATE)
 		elog(ERROR, "could not count up the definitions' version");
 	SPI_finish();

@@ -42,7 +42,6 @@ struct AudEventScan
 	IndexScanDesc scan;
 	TupleTableSlot *slot;
 	Snapshot	snapshot;		/* its own, registered; NULL: the active one */
-	uint64		nrows;
 	MemoryContext mcxt;			/* of the scan: the index keeps things of its own */
 	MemoryContext row_mcxt;		/* of what belongs to the row at hand */
 	pg_attribute_aligned(8) char user_id[VARHDRSZ + 256];	/* a text, of at most 255 bytes */
@@ -128,6 +127,7 @@ aud_event_scan_user(AudEventScan *scan, const char *user_id, int len, TimestampT
 	if (scan->snapshot != NULL)
 		refresh_snapshot(scan);
 	index_rescan(scan->scan, keys, 2, NULL, 0);
+	aud_stats_count(AUD_COUNT_EVENT_SCANS, 1);
 	MemoryContextSwitchTo(old);
 }
 
@@ -146,7 +146,7 @@ aud_event_scan_next(AudEventScan *scan, AudEvent *event)
 	MemoryContextSwitchTo(old);
 	if (!found)
 		return false;
-	scan->nrows++;
+	aud_stats_count(AUD_COUNT_ROWS, 1);
 	MemoryContextSwitchTo(scan->row_mcxt);
 	memset(event, 0, sizeof(*event));
 	event->time = DatumGetTimestampTz(slot_getattr(scan->slot, scan->occurred_at, &isnull));
@@ -169,7 +169,6 @@ aud_event_scan_next(AudEventScan *scan, AudEvent *event)
 void
 aud_event_scan_end(AudEventScan *scan)
 {
-	aud_stats_count(AUD_COUNT_ROWS, scan->nrows);
 	ExecDropSingleTupleTableSlot(scan->slot);
 	index_endscan(scan->scan);
 	if (scan->snapshot != NULL)

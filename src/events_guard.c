@@ -23,6 +23,7 @@
 #include "fmgr.h"
 
 #include "events_guard.h"
+#include "stats.h"
 #include "store.h"
 
 PG_FUNCTION_INFO_V1(aud_events_guard);
@@ -94,6 +95,7 @@ execute(SPIPlanPtr *plan, const char *statement, int nargs, Datum *args)
 		SPI_keepplan(new);
 		*plan = new;
 	}
+	aud_stats_count(AUD_COUNT_SQL, 1);
 	result = SPI_execute_plan(*plan, args, NULL, false, 0);
 	if (result < 0)
 		elog(ERROR, "could not run \"%s\": %s", statement,

@@ -512,6 +512,7 @@ aud_events_inserted(PG_FUNCTION_ARGS)
 	}
 	if (source.nevents > 0 || source.sort != NULL)
 		run(&source);
+	aud_stats_count(AUD_COUNT_EVENT_BYTES, MemoryContextMemAllocated(CurrentMemoryContext, true));
 	if (source.sort != NULL)
 		tuplesort_end(source.sort);
 	ExecDropSingleTupleTableSlot(source.slot);

@@ -36,6 +36,7 @@
 
 #include "eval.h"
 #include "settings.h"
+#include "stats.h"
 #include "store.h"
 
 PG_FUNCTION_INFO_V1(aud_event_ingest);
@@ -346,6 +347,7 @@ insert_events(Events *events)
 	args[3] = aud_store_array(events->types, NULL, events->n, TEXTOID);
 	args[4] = aud_store_array(events->properties, NULL, events->n, JSONBOID);
 	args[5] = aud_store_array(events->contexts, events->no_context, events->n, JSONBOID);
+	aud_stats_count(AUD_COUNT_SQL, 1);
 	result = SPI_execute_plan(get_insert_plan(), args, NULL, false, 0);
 	if (result < 0)
 		elog(ERROR, "could not insert events: %s", SPI_result_code_string(result));

@@ -13,6 +13,7 @@
 #include "utils/memutils.h"
 
 #include "batch.h"
+#include "stats.h"
 #include "transition_log.h"
 
 /*
@@ -91,6 +92,7 @@ aud_batch_settle(AudBatch *batch, AudUser *user)
 
 	if (batch->nchanges == 0)
 		return;
+	aud_stats_count(AUD_COUNT_SETTLED, batch->nchanges);
 	old = MemoryContextSwitchTo(batch->mcxt);
 	stored = palloc(batch->nchanges * sizeof(AudMemberChange));
 	for (int i = 0; i < batch->nchanges; i++)

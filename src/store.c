@@ -31,6 +31,7 @@
 #include "utils/lsyscache.h"
 
 #include "settings.h"
+#include "stats.h"
 #include "store.h"
 
 #define PROFILE_COLUMNS \
@@ -182,6 +183,7 @@ aud_store_execute(AudStatement statement, Datum *values, const char *nulls,
 	int			result = SPI_execute_plan(get_plan(statement), values, nulls,
 										  read_only, 0);
 
+	aud_stats_count(AUD_COUNT_SQL, 1);
 	aud_store_end(nestlevel);
 	if (result < 0)
 		elog(ERROR, "could not run \"%s\": %s", texts[statement].text,

@@ -19,6 +19,7 @@
 #include "utils/timestamp.h"
 
 #include "batch.h"
+#include "stats.h"
 #include "store.h"
 #include "user_table.h"
 
@@ -72,6 +73,8 @@ take_user(Taking *taking, int index, bool lock)
 	aud_user_set_columns(batch, user, values, nulls);
 	written = found ? aud_user_table_update(taking->profiles) :
 		aud_user_table_insert(taking->profiles);
+	aud_stats_count(AUD_COUNT_PROFILES_WRITTEN, written);
+	aud_stats_raise(AUD_COUNT_LARGEST_USER, MemoryContextMemAllocated(taking->user_mcxt, true));
 	MemoryContextSwitchTo(old);
 	return written;
 }

@@ -55,6 +55,7 @@
 #include "utils/snapmgr.h"
 
 #include "definitions.h"
+#include "stats.h"
 #include "user_table.h"
 
 /* where a user's row was seen last */
@@ -292,6 +293,7 @@ find_by_index(AudUserTable *table)
 	ScanKeyEntryInitialize(&key, 0, 1, BTEqualStrategyNumber, TEXTOID, C_COLLATION_OID,
 						   F_TEXTEQ, PointerGetDatum(table->user_id));
 	index_rescan(table->scan, &key, 1, NULL, 0);
+	aud_stats_count(AUD_COUNT_INDEX_LOOKUPS, 1);
 	if (table->rel->rd_tableam == GetHeapamTableAmRoutine())
 		return next_unpruned(table);
 	return index_getnext_slot(table->scan, ForwardScanDirection, table->found);
@@ -368,6 +370,7 @@ aud_user_table_find(AudUserTable *table, const char *id, int len, bool lock)
 	MemoryContext old = MemoryContextSwitchTo(table->mcxt);
 	bool		found;
 
+	aud_stats_count(AUD_COUNT_LOOKUPS, 1);
 	set_user(table, id, len);
 	lock |= !table->plain;
 	for (;;)
@@ -396,6 +399,7 @@ aud_user_table_find_at(AudUserTable *table, const char *id, int len, ItemPointer
 	MemoryContext old = MemoryContextSwitchTo(table->mcxt);
 	bool		found;
 
+	aud_stats_count(AUD_COUNT_LOOKUPS, 1);
 	set_user(table, id, len);
 	ExecClearTuple(table->found);
 	found = table_tuple_fetch_row_version(table->rel, place, table->snapshot, table->found) &&

@@ -180,3 +180,15 @@ COMMENT ON COLUMN audience.stat_engine.rules_evaluated IS 'segments'' rules eval
 COMMENT ON COLUMN audience.stat_engine.rows_read IS 'events read back, for windows and for states made anew';
 COMMENT ON COLUMN audience.stat_engine.transitions IS 'changes of membership written';
 COMMENT ON COLUMN audience.stat_engine.waits IS 'times that a change of definitions waited for others';
+
+-- Not SECURITY DEFINER, so that nobody is granted them (90_privileges.sql).
+CREATE FUNCTION audience.engine_work(OUT counter text, OUT value bigint) RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'aud_engine_work'
+LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION audience.engine_work() IS
+	'internal, for developers: what the engine has done in this session since it began, or since engine_work_reset';
+
+CREATE FUNCTION audience.engine_work_reset() RETURNS void
+AS 'MODULE_PATHNAME', 'aud_engine_work_reset'
+LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION audience.engine_work_reset() IS 'internal, for developers: engine_work counts from 0 again';

@@ -286,7 +286,8 @@ foreach my $sql (sort keys %allowed)
 is(attempt('administrator', $_), '42501', "administrator: $_")
   foreach ("UPDATE audience.profiles SET members = NULL", "UPDATE audience.profiles SET attributes = '{}'",
 	"INSERT INTO audience.transition_log (user_id, occurred_at, reason, entries) VALUES ('x', now(), 'manual', '')",
-	"UPDATE audience.segment_numbers SET segment_id = 'x'");
+	"UPDATE audience.segment_numbers SET segment_id = 'x'",
+	'SELECT * FROM audience.engine_work()', 'SELECT audience.engine_work_reset()');
 verify_empty($node);
 
 $node->stop;

@@ -125,6 +125,17 @@ $session->query_safe('ROLLBACK');
 $session->quit;
 is(rise_of()->{waits}, 1, 'and is counted once');
 
+# a session's own counters are another matter, and what was undone was done
+is($node->safe_psql('postgres', $now . <<'SQL'), "1\n\n1", 'a session counts for itself');
+SELECT audience.event_ingest('{"userId":"x","eventId":"1","eventType":"view"}');
+SELECT audience.engine_work_reset();
+BEGIN;
+SELECT audience.event_ingest('{"userId":"x","eventId":"2","eventType":"click"}') \gset
+SELECT value FROM audience.engine_work() WHERE counter = 'events';
+ROLLBACK;
+SQL
+is(rise_of()->{events}, 2, 'a reset takes nothing from the sums, nor does ROLLBACK');
+
 # one set of counters for the server
 my %before = counters();
 $node->safe_psql('postgres', 'CREATE DATABASE other');
