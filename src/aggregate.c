@@ -351,14 +351,15 @@ fold_edge(const AudAggregateDef *def, AudAggregateState *state,
 	}
 	state->count = 1;
 	state->time = event->time;
+	/* the first value is the stored row's, and what it was before points to it */
+	if (state->value != NULL && (state->fresh || state->id_room != NULL))
+		pfree(state->value);
+	state->value = NULL;
 	if (state->id_room == NULL)
 		state->id_room = palloc(256);
 	memcpy(state->id_room, event->id, event->id_len);
 	state->id = state->id_room;
 	state->id_len = event->id_len;
-	if (state->fresh && state->value != NULL)
-		pfree(state->value);
-	state->value = NULL;
 	if (def->kind == AUD_AGG_FIRST || def->kind == AUD_AGG_LAST)
 		state->value = own_value(value);
 }
