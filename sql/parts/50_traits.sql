@@ -35,8 +35,10 @@ CREATE FUNCTION audience.fill_now(segments integer[], aggregates integer[], reas
 AS $$
 BEGIN
 	PERFORM audience.fill(segments, aggregates, reason, other_reason);
-	-- whoever goes through all users makes what is pending, too
-	IF cardinality(segments) + cardinality(aggregates) > 0 THEN
+	-- whoever goes through all users makes what is pending, too; where nothing is,
+	-- even an UPDATE of no row would count as a change of definitions
+	IF cardinality(segments) + cardinality(aggregates) > 0
+		AND EXISTS (SELECT FROM audience.aggregates a WHERE a.pending IS NOT NULL) THEN
 		UPDATE audience.aggregates SET pending = NULL WHERE pending IS NOT NULL;
 	END IF;
 END
