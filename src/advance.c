@@ -25,6 +25,7 @@
 
 #include "batch.h"
 #include "event_base.h"
+#include "event_feed.h"
 #include "event_scan.h"
 
 /* What advancing a batch needs besides it. */
@@ -33,6 +34,7 @@ struct AudAdvance
 	AudBatch   *batch;
 	const AudDefinitions *defs;
 	AudEventScan *scan;			/* NULL until events must be read */
+	bool		feeding;		/* the user's events come from the batch's feed */
 
 	/* while a user's stale states are made anew */
 	bool	   *stale;			/* by aggregate */
@@ -345,18 +347,15 @@ keep_event(AudAdvance *advance, int aggregate, AudEvent *event)
 }
 
 /*
- * If the aggregate is over no events now, was it at the user's last evaluation,
- * too?  Then a state that is not there need not be written: the row says for
- * which instant it is.
+ * If an aggregate without a state is over no events now, was it at the user's
+ * last evaluation, too?  Then it need not be written: the row says for which
+ * instant it is.  "any": there are events that it may look at.  Those that have
+ * left its window since are found when the events are read (recompute).
  */
 static bool
-is_empty_if_now(const AudAggregateDef *def, const AudUser *user)
+is_empty_if_now(const AudAggregateDef *def, bool any)
 {
-	if (user->last_seen == PG_INT64_MIN)
-		return true;
-	if (def->state == AUD_STATE_SEQUENCE || def->where_moves)
-		return false;
-	return def->last == 0 || user->last_seen <= user->as_of - def->last;
+	return !any || (def->state != AUD_STATE_SEQUENCE && !def->where_moves);
 }
 
 /*
@@ -396,9 +395,12 @@ begin_with_base(AudAdvance *advance, AudUser *user)
 	}
 }
 
-/* Empties the states that are stale, and notes which they were. */
+/*
+ * Empties the states that are stale, and notes which they were.  "any": the user
+ * has events that they may look at.
+ */
 static void
-begin_recompute(AudAdvance *advance, AudUser *user)
+begin_recompute(AudAdvance *advance, AudUser *user, bool any)
 {
 	int			naggregates = advance->defs->naggregates;
 
@@ -425,7 +427,7 @@ begin_recompute(AudAdvance *advance, AudUser *user)
 		if (state->stale)
 		{
 			bool		unwritten = !state->known &&
-				is_empty_if_now(&advance->defs->aggregates[i], user);
+				is_empty_if_now(&advance->defs->aggregates[i], any);
 
 			memset(state, 0, sizeof(*state));
 			state->changed = !unwritten;
@@ -444,7 +446,10 @@ begin_recompute(AudAdvance *advance, AudUser *user)
 	begin_with_base(advance, user);
 }
 
-/* The instant behind which lies all that a user's stale states need. */
+/*
+ * The instant behind which lies all that a user's stale states need; of those
+ * that are not stored also what they would have held at the last evaluation.
+ */
 static TimestampTz
 needed_from(const AudDefinitions *defs, const AudUser *user)
 {
@@ -459,7 +464,7 @@ needed_from(const AudDefinitions *defs, const AudUser *user)
 		if (!user->states[i].stale)
 			continue;
 		if (def->last != 0)
-			from = Min(from, user->now - def->last);
+			from = Min(from, (user->states[i].known ? user->now : Min(user->as_of, user->now)) - def->last);
 		else if (def->from != PG_INT64_MIN)
 			from = Min(from, def->from - 1);
 		else
@@ -468,17 +473,59 @@ needed_from(const AudDefinitions *defs, const AudUser *user)
 	return from;
 }
 
+/* Does the batch's feed hold all that the user's stale states need? */
+static bool
+is_fed(const AudBatch *batch, const AudUser *user)
+{
+	if (batch->feed == NULL || user->rebuild)
+		return false;
+	for (int i = 0; i < batch->defs->naggregates; i++)
+		if (user->states[i].stale && !batch->refill[i])
+			return false;
+	return true;
+}
+
+/* The next of the events that a user's stale states are made from, false: no more. */
+static bool
+next_event(AudAdvance *advance, AudEvent *event)
+{
+	return advance->feeding ? aud_event_feed_next(advance->batch->feed, event) :
+		aud_event_scan_next(advance->scan, event);
+}
+
+/*
+ * Had an event that is not in the aggregate's window now been in it at the
+ * user's last evaluation?  A feed holds only what counts, and no properties of
+ * what has left the windows.
+ */
+static bool
+has_counted(const AudAdvance *advance, const AudUser *user, const AudAggregateDef *def,
+			AudEvent *event)
+{
+	AudClock	clock = clock_after(advance->batch, user);
+
+	if (def->last == 0 || event->time <= user->as_of - def->last ||
+		(event->time > clock.now - def->last && event->time <= clock.now + clock.max_future_skew))
+		return false;
+	return advance->feeding || aud_aggregate_matches(def, event, &clock);
+}
+
 /* Step 3 for one user. */
 static void
 recompute(AudAdvance *advance, AudUser *user)
 {
 	const AudDefinitions *defs = advance->defs;
 	AudClock	clock = clock_after(advance->batch, user);
-	AudEventScan *scan = scan_user(advance, user, needed_from(defs, user));
 	AudEvent	event;
+	bool		any = user->last_seen != PG_INT64_MIN;
 
-	begin_recompute(advance, user);
-	while (aud_event_scan_next(scan, &event))
+	advance->feeding = is_fed(advance->batch, user);
+	if (advance->feeding)
+		any = aud_event_feed_user(advance->batch->feed, user->id, user->id_len);
+	else
+		(void) scan_user(advance, user, needed_from(defs, user));
+	begin_recompute(advance, user, any);
+	while (next_event(advance, &event))
 	{
 		const AudEventType *type = aud_definitions_event_type(defs, event.type, event.type_len);
 
@@ -495,6 +542,9 @@ recompute(AudAdvance *advance, AudUser *user)
 
 			if (!advance->stale[aggregate])
 				continue;
+			if (!user->states[aggregate].changed)
+				user->states[aggregate].changed =
+					has_counted(advance, user, &defs->aggregates[aggregate], &event);
 			if (defs->aggregates[aggregate].where_moves)
 				aud_aggregate_look(&defs->aggregates[aggregate],
 								   &user->states[aggregate], &event, &clock);

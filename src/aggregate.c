@@ -70,6 +70,16 @@ moves_with_time(const AudNode *node)
 	return false;
 }
 
+/* Does a subtree look at events' context? */
+static bool
+reads_context(const AudRule *rule, const AudNode *node)
+{
+	for (uint32 i = 0; i < node->nnodes; i++)
+		if (node[i].path != 0 && AUD_NODE_PATH(rule, &node[i])->root == AUD_ROOT_CONTEXT)
+			return true;
+	return false;
+}
+
 /*
  * Fills *def from an EVENT or SEQUENCE node; def keeps pointers into the rule.
  */
@@ -93,6 +103,7 @@ aud_aggregate_init(AudAggregateDef *def, int32 number,
 		def->to = node->to;
 	}
 	def->where_moves = moves_with_time(node);
+	def->reads_context = reads_context(rule, node);
 	if (node->kind == AUD_NODE_EVENT)
 	{
 		if (node->path != 0)
@@ -134,17 +145,19 @@ aud_aggregate_feeds(const AudAggregateDef *def, const char *type, int len)
 	return false;
 }
 
-/* Makes sure that an event's properties and context are there. */
+/* Makes sure that an event's properties are there and, if asked for, its context. */
 void
-aud_event_detoast(AudEvent *event)
+aud_event_detoast(AudEvent *event, bool with_context)
 {
 	MemoryContext old;
 
-	if (event->properties != NULL)
+	with_context = with_context && event->context == NULL && event->stored_context != (Datum) 0;
+	if (event->properties != NULL && !with_context)
 		return;
 	old = MemoryContextSwitchTo(event->mcxt);
-	event->properties = DatumGetJsonbP(event->stored_properties);
-	if (event->stored_context != (Datum) 0)
+	if (event->properties == NULL)
+		event->properties = DatumGetJsonbP(event->stored_properties);
+	if (with_context)
 		event->context = DatumGetJsonbP(event->stored_context);
 	MemoryContextSwitchTo(old);
 }
@@ -250,28 +263,22 @@ remove_distinct(AudAggregateState *state, Jsonb *value, int64 day)
 }
 
 /*
- * Does the event count for the aggregate?  If so, true and in *value what its
- * property holds (NULL without a property), using *room.
+ * Does the event count for the aggregate, whenever a sliding window holds it?
+ * If so, true and in *value what its property holds (NULL without a property),
+ * using *room.
  */
 static bool
-event_counts(const AudAggregateDef *def, AudEvent *event,
-			 const AudClock *clock, const JsonbValue **value, JsonbValue *room)
+event_matches(const AudAggregateDef *def, AudEvent *event,
+			  const AudClock *clock, const JsonbValue **value, JsonbValue *room)
 {
 	AudEventDoc doc;
 
 	*value = NULL;
-	if (def->last != 0)
-	{
-		if (event->time <= clock->now - def->last ||
-			event->time > clock->now + clock->max_future_skew)
-			return false;
-	}
-	else if (event->time < def->from || event->time >= def->to)
+	if (event->time < def->from || event->time >= def->to)
 		return false;
-
 	if (def->where == NULL && def->property == NULL)
 		return true;
-	aud_event_detoast(event);
+	aud_event_detoast(event, def->reads_context);
 	aud_event_doc_init(&doc, clock, event->type, event->type_len, event->time,
 					   event->id, event->id_len,
 					   event->properties, event->context);
@@ -295,6 +302,31 @@ event_counts(const AudAggregateDef *def, AudEvent *event,
 				AUD_NUMERIC_WEIGHT((*value)->val.numeric) < MAX_SUMMED_WEIGHT;
 	}
 	return true;
+}
+
+/* The same, as of the clock. */
+static bool
+event_counts(const AudAggregateDef *def, AudEvent *event,
+			 const AudClock *clock, const JsonbValue **value, JsonbValue *room)
+{
+	if (def->last != 0 &&
+		(event->time <= clock->now - def->last ||
+		 event->time > clock->now + clock->max_future_skew))
+		return false;
+	return event_matches(def, event, clock, value, room);
+}
+
+/*
+ * Does the event, of a type that feeds the aggregate, count for it at some
+ * instant?  Not for sequences, nor where "where" moves.
+ */
+bool
+aud_aggregate_matches(const AudAggregateDef *def, AudEvent *event, const AudClock *clock)
+{
+	JsonbValue	room;
+	const JsonbValue *value;
+
+	return event_matches(def, event, clock, &value, &room);
 }
 
 /* A copy of a value as a jsonb of its own. */
@@ -433,7 +465,7 @@ aud_aggregate_look(const AudAggregateDef *def, AudAggregateState *state,
 
 	if (def->last != 0)
 		aud_look_at(event->time, def->last, clock, &state->look);
-	aud_event_detoast(event);
+	aud_event_detoast(event, def->reads_context);
 	aud_event_doc_init(&doc, clock, event->type, event->type_len, event->time,
 					   event->id, event->id_len,
 					   event->properties, event->context);

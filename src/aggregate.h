@@ -26,7 +26,7 @@ typedef struct AudEvent
 	int			id_len;
 	TimestampTz time;
 	TimestampTz received;
-	Jsonb	   *properties;		/* see aud_event_detoast */
+	Jsonb	   *properties;		/* these two: see aud_event_detoast */
 	Jsonb	   *context;		/* may be NULL */
 
 	/* of an event read back: what properties and context will be made of */
@@ -58,6 +58,7 @@ typedef struct AudAggregateDef
 	const AudNode *where;		/* NULL: none */
 	int64		last;			/* us of a sliding window, 0: none */
 	bool		where_moves;	/* "where" depends on now: no state can be kept */
+	bool		reads_context;	/* looks at events' context */
 	TimestampTz from;			/* absolute window; without: all of time */
 	TimestampTz to;
 } AudAggregateDef;
@@ -163,7 +164,8 @@ extern void aud_queue_cut(AudAggregateState *state, TimestampTz time);
 
 /* aggregate.c */
 extern bool aud_aggregate_counts(const AudAggregateDef *def, AudEvent *event, const AudClock *clock, AudDecimal *amount);
-extern void aud_event_detoast(AudEvent *event);
+extern bool aud_aggregate_matches(const AudAggregateDef *def, AudEvent *event, const AudClock *clock);
+extern void aud_event_detoast(AudEvent *event, bool with_context);
 extern void aud_aggregate_init(AudAggregateDef *def, int32 number, const AudRule *rule, const AudNode *node);
 extern bool aud_aggregate_feeds(const AudAggregateDef *def, const char *type, int len);
 extern void aud_aggregate_fold(const AudAggregateDef *def, AudAggregateState *state,

@@ -115,6 +115,9 @@ typedef struct AudLogRow
 	bytea	   *entries;		/* transition_log.c */
 } AudLogRow;
 
+/* event_feed.c */
+typedef struct AudEventFeed AudEventFeed;
+
 typedef struct AudBatch
 {
 	MemoryContext mcxt;
@@ -125,6 +128,7 @@ typedef struct AudBatch
 	bool		expiring;		/* from one due instant of a user to the next (timers.c) */
 	bool		visiting;		/* for a fill: what it finds has changed by its reason */
 	bool	   *refill;			/* by aggregate: made anew for every user; NULL: none */
+	AudEventFeed *feed;			/* the events that those look at; NULL: they are read from the table */
 
 	int			nusers;
 	int			max_users;

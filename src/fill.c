@@ -7,7 +7,9 @@
  * A pass goes through the profiles in C order of the ids, a chunk at a time,
  * each chunk one batch: aggregates that are new are made from the events, the
  * segments asked for are compared with the stored memberships, and whatever
- * else time has changed about those users is put right with it.
+ * else time has changed about those users is put right with it.  Where the
+ * rules of new segments need an event that only few users have, the others are
+ * not visited at all.
  *
  * Under the exclusive definitions lock nobody else writes profiles, so they
  * are read without locking rows.
@@ -19,11 +21,14 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "funcapi.h"
+#include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
 #include "batch.h"
+#include "decider.h"
+#include "event_feed.h"
 #include "pass.h"
 #include "store.h"
 
@@ -82,12 +87,96 @@ int_array(FunctionCallInfo fcinfo, int arg, int *n)
 	return result;
 }
 
+/* what is known of a condition for users who have no event that new aggregates look at */
+typedef enum Known
+{
+	KNOWN_FALSE,
+	KNOWN_TRUE,
+	UNKNOWN
+} Known;
+
 /*
- * fill(segments int[], aggregates int[], reason text, other_reason text): goes
- * through all users; makes the states of the aggregates with these numbers
- * anew, and brings the stored memberships of these segments in line, as
- * transitions with this reason.  Whatever else has changed about the users
- * gets the other reason.  Under the exclusive definitions lock.
+ * A program's truth for users whose states of these aggregates (an array by
+ * aggregate) are over no events, and who are otherwise anyone.
+ */
+static Known
+truth_without_events(AudDecider *decider, const bool *aggregates, const AudInstruction *at)
+{
+	const AudInstruction *child = at + 1;
+	Known		result;
+
+	check_stack_depth();
+	switch ((AudNodeKind) at->kind)
+	{
+		case AUD_NODE_TRUE:
+			return KNOWN_TRUE;
+		case AUD_NODE_FALSE:
+			return KNOWN_FALSE;
+		case AUD_NODE_NOT:
+			result = truth_without_events(decider, aggregates, child);
+			return result == UNKNOWN ? UNKNOWN : result == KNOWN_FALSE ? KNOWN_TRUE : KNOWN_FALSE;
+		case AUD_NODE_ALL:
+		case AUD_NODE_ANY:
+		case AUD_NODE_NONE:
+			/* all: false if one is; any: true if one is; none: the opposite of any */
+			result = at->kind == AUD_NODE_ALL ? KNOWN_TRUE : KNOWN_FALSE;
+			for (uint32 i = 0; i < at->nchildren; i++, child += child->ninstructions)
+			{
+				Known		one = truth_without_events(decider, aggregates, child);
+
+				if (one == (at->kind == AUD_NODE_ALL ? KNOWN_FALSE : KNOWN_TRUE))
+				{
+					result = one;
+					break;
+				}
+				if (one == UNKNOWN)
+					result = UNKNOWN;
+			}
+			if (at->kind == AUD_NODE_NONE && result != UNKNOWN)
+				result = result == KNOWN_FALSE ? KNOWN_TRUE : KNOWN_FALSE;
+			return result;
+		default:
+			{
+				const AudLeaf *leaf = &decider->defs->leaves[at->leaf];
+
+				if (leaf->source != AUD_LEAF_AGGREGATE || !aggregates[leaf->index])
+					return UNKNOWN;
+				return aud_decider_leaf_holds(decider, at->leaf) ? KNOWN_TRUE : KNOWN_FALSE;
+			}
+	}
+}
+
+/*
+ * Does a fill that makes these aggregates, and these segments, which nobody is
+ * in, change nothing about users who have no event that the aggregates look at?
+ */
+static bool
+only_with_events(const AudDefinitions *defs, const bool *segments, const bool *aggregates)
+{
+	AudDecider *decider = aud_decider_create(defs);
+	AudUser		user = {0};
+	AudClock	clock;
+	bool		result = true;
+
+	aud_clock_init(&clock);
+	user.id = "";
+	user.as_of = user.now = clock.now;
+	user.states = palloc0(Max(defs->naggregates, 1) * sizeof(AudAggregateState));
+	aud_decider_set_user(decider, &user, &clock);
+	for (int i = 0; result && i < defs->nsegments; i++)
+		if (segments[i] && defs->segments[i].program != NULL)
+			result = truth_without_events(decider, aggregates, defs->segments[i].program) == KNOWN_FALSE;
+	aud_decider_end(decider);
+	return result;
+}
+
+/*
+ * fill(segments int[], aggregates int[], reason text, other_reason text, nobody_in
+ * boolean): makes the states of the aggregates with these numbers anew for all
+ * users, and brings the stored memberships of these segments in line, as
+ * transitions with this reason.  Whatever else has changed about the users that
+ * it visits gets the other reason.  "nobody_in": nobody is a member of the
+ * segments yet.  Under the exclusive definitions lock.
  */
 Datum
 aud_fill(PG_FUNCTION_ARGS)
@@ -101,6 +190,9 @@ aud_fill(PG_FUNCTION_ARGS)
 	char	   *other_reason = text_to_cstring(PG_GETARG_TEXT_PP(3));
 	bool	   *fill,
 			   *refill;
+	bool		nobody_in = PG_GETARG_BOOL(4);
+	AudEventFeed *feed = NULL;
+	bool		only_fed;
 	char	   *after = NULL;
 	bool		more = true;
 
@@ -126,6 +218,12 @@ aud_fill(PG_FUNCTION_ARGS)
 		if (index >= 0)
 			refill[index] = true;
 	}
+	/* those of a fill that goes on are made for whoever is not whole */
+	if (naggregates > 0 && defs->newest_pending == 0)
+		feed = aud_event_feed_begin(defs, refill);
+	/* a base may hold what deleted events had come to */
+	only_fed = feed != NULL && (nobody_in || nsegments == 0) && defs->events_from == DT_NOBEGIN &&
+		only_with_events(defs, fill, refill);
 	while (more)
 	{
 		AudBatch   *batch = aud_batch_begin(defs, other_reason);
@@ -133,11 +231,22 @@ aud_fill(PG_FUNCTION_ARGS)
 		batch->fill = fill;
 		batch->fill_reason = reason;
 		batch->refill = refill;
-		more = aud_pass_next(batch, &after);
+		batch->feed = feed;
+		if (only_fed)
+		{
+			aud_event_feed_users(feed, batch, aud_batch_most_users(defs));
+			more = batch->nusers > 0;
+			if (more)
+				aud_batch_read(batch);
+		}
+		else
+			more = aud_pass_next(batch, &after);
 		if (more)
 			aud_batch_run(batch);
 		aud_batch_end(batch);
 	}
+	if (feed != NULL)
+		aud_event_feed_end(feed);
 	SPI_finish();
 	PG_RETURN_VOID();
 }

@@ -57,11 +57,12 @@ LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION audience.definitions_lock_shared() IS
 	'internal: keeps definitions from changing until the transaction ends';
 
-CREATE FUNCTION audience.fill(segments integer[], aggregates integer[], reason text, other_reason text) RETURNS void
+CREATE FUNCTION audience.fill(segments integer[], aggregates integer[], reason text, other_reason text, nobody_in boolean)
+	RETURNS void
 AS 'MODULE_PATHNAME', 'aud_fill'
 LANGUAGE C VOLATILE STRICT;
-COMMENT ON FUNCTION audience.fill(integer[], integer[], text, text) IS
-	'internal: makes these aggregates'' states, and these segments'' memberships, right for all users';
+COMMENT ON FUNCTION audience.fill(integer[], integer[], text, text, boolean) IS
+	'internal: makes these aggregates'' states, and these segments'' memberships, right for all users; the last argument: nobody is in them yet';
 
 CREATE FUNCTION audience.fill_chunk(after text, most integer, OUT last text, OUT users integer)
 AS 'MODULE_PATHNAME', 'aud_fill_chunk'

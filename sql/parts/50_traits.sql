@@ -31,10 +31,11 @@ $$ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION audience.definitions_change() IS
 	'internal: the exclusive definitions lock, for a change that evaluates users';
 
-CREATE FUNCTION audience.fill_now(segments integer[], aggregates integer[], reason text, other_reason text) RETURNS void
+CREATE FUNCTION audience.fill_now(segments integer[], aggregates integer[], reason text, other_reason text,
+	nobody_in boolean DEFAULT false) RETURNS void
 AS $$
 BEGIN
-	PERFORM audience.fill(segments, aggregates, reason, other_reason);
+	PERFORM audience.fill(segments, aggregates, reason, other_reason, nobody_in);
 	-- whoever goes through all users makes what is pending, too; where nothing is,
 	-- even an UPDATE of no row would count as a change of definitions
 	IF cardinality(segments) + cardinality(aggregates) > 0
@@ -43,7 +44,7 @@ BEGIN
 	END IF;
 END
 $$ LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp;
-COMMENT ON FUNCTION audience.fill_now(integer[], integer[], text, text) IS
+COMMENT ON FUNCTION audience.fill_now(integer[], integer[], text, text, boolean) IS
 	'internal: fill, after which no aggregate is pending';
 
 CREATE FUNCTION audience.aggregates_prune() RETURNS void

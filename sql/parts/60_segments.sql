@@ -106,7 +106,7 @@ BEGIN
 		PERFORM audience.refresh_schedule(new_number, ARRAY[new_number], rules, 'backfill');
 	ELSIF new_type = 'dynamic' THEN
 		added := audience.aggregates_add(ARRAY(SELECT audience.rule_aggregates(rules)));
-		PERFORM audience.fill_now(ARRAY[new_number], added, 'backfill', 'expired');
+		PERFORM audience.fill_now(ARRAY[new_number], added, 'backfill', 'expired', true);
 	END IF;
 	RETURN new_id;
 END

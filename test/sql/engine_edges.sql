@@ -18,7 +18,7 @@ SELECT ROW('real', NULL, NULL, NULL, NULL, NULL, NULL, NULL)::audience.profiles 
 	ROW(NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)::audience.profiles OPERATOR(audience.|=) 'x = 1'::audience.rule AS nothing;
 
 -- the engine's own functions are not for calling
-SELECT audience.fill(ARRAY[1], NULL, NULL, NULL);
+SELECT audience.fill(ARRAY[1], NULL, NULL, NULL, NULL);
 
 -- a count, which looks ahead, and distinct values over one window
 SELECT audience.segment_create('many', 'count(a, LAST ''10 days'') >= 100');

@@ -107,8 +107,17 @@ $rise = rise_of();
 is($rise->{transitions}, 6, 'a definition: six enter');
 $node->safe_psql('postgres', $now . "SELECT audience.segment_create('Viewers', 'count(view) > 0')");
 $rise = rise_of();
-cmp_ok($rise->{rows_read}, '>=', 4, 'a new aggregate: events are read back');
-cmp_ok($rise->{rules_evaluated}, '>=', 6, 'and the rule is evaluated for each');
+is($rise->{rows_read}, 15, 'a new aggregate: every event is read back once');
+is("$rise->{users} $rise->{rules_evaluated} $rise->{transitions}", '3 3 3', 'whoever has none that it looks at is not visited');
+$node->safe_psql('postgres', $now . "SELECT audience.segment_create('Never logged in', 'count(login, LAST ''30 days'') = 0')");
+$rise = rise_of();
+is("$rise->{users} $rise->{rules_evaluated} $rise->{transitions}", '6 6 4', 'but for a rule that holds without');
+$node->safe_psql('postgres', $now . "SELECT audience.segment_create('Old logins', 'count(login, FROM ''2026-06-01'' TO ''2026-06-09'') > 0 AND totalSpent > 5')");
+$rise = rise_of();
+is("$rise->{users} $rise->{rules_evaluated} $rise->{transitions}", '1 1 0', 'events outside a fixed window are not looked at');
+$node->safe_psql('postgres', $now . "SELECT audience.segment_update('old_logins', rules => 'count(login, FROM ''2026-06-01'' TO ''2026-06-09'') > 0')");
+$rise = rise_of();
+is("$rise->{users} $rise->{transitions}", '6 1', 'a segment that is changed may have members: everyone is visited');
 
 # time that leads out of a window
 $node->safe_psql('postgres', "SET audience.now = '2026-06-12T12:00:00Z'; SELECT audience.profile_set('b', '{}')");
