@@ -112,8 +112,6 @@ struct AudEventFeed
 	bool		used;			/* it has been given out */
 	int			user_id_len;
 	char		user_id[256];	/* whose events are being given out */
-	int			last_id_len;
-	char		last_id[256];	/* the last of those that aud_event_feed_users has given */
 };
 
 /* Is the aggregate one whose states depend on more than the events that count now? */
@@ -498,7 +496,7 @@ aud_event_feed_begin(const AudDefinitions *defs, const bool *wanted)
 	feed->nprofiles = expected_rows("SELECT FROM audience.profiles p");
 	feed->slot = MakeSingleTupleTableSlot(tupdesc, &TTSOpsMinimalTuple);
 	feed->sort = tuplesort_begin_heap(tupdesc, 4, keys, operators, collations, nulls_first,
-									  maintenance_work_mem, NULL, TUPLESORT_RANDOMACCESS);
+									  maintenance_work_mem, NULL, TUPLESORT_NONE);
 	read_table(feed, events);
 	tuplesort_performsort(feed->sort);
 	table_close(events, NoLock);
@@ -521,40 +519,25 @@ compare_user(const AudEventFeed *feed, const char *user_id, int user_id_len)
 }
 
 /*
- * Adds the next users that there are events of to an empty batch, so many at
- * most; their events are still to be given out.
+ * Turns to the next user that there are events of; false: no more.  The id is
+ * valid until the next call of any of these functions.
  */
-void
-aud_event_feed_users(AudEventFeed *feed, AudBatch *batch, int most)
+bool
+aud_event_feed_next_user(AudEventFeed *feed, const char **user_id, int *len)
 {
-	MinimalTuple first;
-
 	while (!TTS_EMPTY(feed->slot) &&
-		   (feed->used || compare_user(feed, feed->last_id, feed->last_id_len) <= 0))
-		next_row(feed);
-	if (TTS_EMPTY(feed->slot))
-		return;
-	first = ExecCopySlotMinimalTuple(feed->slot);
-	tuplesort_markpos(feed->sort);
-	for (; !TTS_EMPTY(feed->slot); next_row(feed))
+		   (feed->used || compare_user(feed, feed->user_id, feed->user_id_len) <= 0))
 	{
-		const AudUser *last = batch->nusers > 0 ? &batch->users[batch->nusers - 1] : NULL;
-		int			len;
-		const char *id;
-
 		CHECK_FOR_INTERRUPTS();
-		if (last != NULL && compare_user(feed, last->id, last->id_len) == 0)
-			continue;
-		if (batch->nusers == most)
-			break;
-		slot_getsomeattrs(feed->slot, ROW_USER_ID);
-		id = slot_text(feed->slot, ROW_USER_ID, &len);
-		aud_batch_add(batch, id, len);
-		memcpy(feed->last_id, id, len);
-		feed->last_id_len = len;
+		next_row(feed);
 	}
-	tuplesort_restorepos(feed->sort);
-	ExecStoreMinimalTuple(first, feed->slot, true);
+	if (TTS_EMPTY(feed->slot))
+		return false;
+	slot_getsomeattrs(feed->slot, ROW_USER_ID);
+	*user_id = slot_text(feed->slot, ROW_USER_ID, len);
+	memcpy(feed->user_id, *user_id, *len);
+	feed->user_id_len = *len;
+	return true;
 }
 
 /*

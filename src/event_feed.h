@@ -11,7 +11,7 @@
 #include "batch.h"
 
 extern AudEventFeed *aud_event_feed_begin(const AudDefinitions *defs, const bool *wanted);
-extern void aud_event_feed_users(AudEventFeed *feed, AudBatch *batch, int most);
+extern bool aud_event_feed_next_user(AudEventFeed *feed, const char **user_id, int *len);
 extern bool aud_event_feed_user(AudEventFeed *feed, const char *user_id, int len);
 extern bool aud_event_feed_next(AudEventFeed *feed, AudEvent *event);
 extern void aud_event_feed_end(AudEventFeed *feed);

@@ -31,6 +31,7 @@
 #include "event_feed.h"
 #include "pass.h"
 #include "store.h"
+#include "user_table.h"
 
 PG_FUNCTION_INFO_V1(aud_fill);
 PG_FUNCTION_INFO_V1(aud_fill_chunk);
@@ -171,6 +172,57 @@ only_with_events(const AudDefinitions *defs, const bool *segments, const bool *a
 }
 
 /*
+ * Adds the next users whom the batch's feed has events of to it, brings them to
+ * now, and writes what has changed.  False: there are no more.
+ */
+static bool
+take_fed_users(AudBatch *batch)
+{
+	MemoryContext old = MemoryContextSwitchTo(batch->mcxt);
+	MemoryContext user_mcxt = AllocSetContextCreate(batch->mcxt, "audience user",
+													ALLOCSET_DEFAULT_SIZES);
+	AudUserTable *profiles = aud_user_table_open(AUD_PROFILES);
+	AudAdvance *advance = aud_advance_begin(batch);
+	AudDecider *decider = aud_decider_create(batch->defs);
+	int			most = aud_batch_most_users(batch->defs);
+	const char *id;
+	int			len;
+
+	while (batch->nusers < most && aud_event_feed_next_user(batch->feed, &id, &len))
+	{
+		AudUser    *user = aud_batch_add(batch, id, len);
+		Datum	   *values;
+		bool	   *nulls;
+
+		CHECK_FOR_INTERRUPTS();
+		MemoryContextReset(user_mcxt);
+		MemoryContextSwitchTo(user_mcxt);
+		/* whose events were stored without evaluation may have no profile */
+		if (!aud_user_table_find(profiles, user->id, user->id_len, false))
+			continue;
+		aud_user_table_columns(profiles, &values, &nulls);
+		aud_batch_set_columns(batch, user, values, nulls);
+		aud_advance_user(advance, user);
+		aud_decide_user(batch, decider, batch->nusers - 1);
+		if (!user->write)
+			continue;
+		aud_user_set_columns(batch, user, values, nulls);
+		if (!aud_user_table_update(profiles))
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("could not serialize access due to concurrent update")));
+	}
+	MemoryContextSwitchTo(batch->mcxt);
+	aud_advance_end(advance);
+	aud_decider_end(decider);
+	aud_user_table_close(profiles);
+	aud_batch_write_log(batch);
+	aud_batch_write_timers(batch);
+	MemoryContextSwitchTo(old);
+	return batch->nusers > 0;
+}
+
+/*
  * fill(segments int[], aggregates int[], reason text, other_reason text, nobody_in
  * boolean): makes the states of the aggregates with these numbers anew for all
  * users, and brings the stored memberships of these segments in line, as
@@ -233,16 +285,13 @@ aud_fill(PG_FUNCTION_ARGS)
 		batch->refill = refill;
 		batch->feed = feed;
 		if (only_fed)
-		{
-			aud_event_feed_users(feed, batch, aud_batch_most_users(defs));
-			more = batch->nusers > 0;
-			if (more)
-				aud_batch_read(batch);
-		}
+			more = take_fed_users(batch);
 		else
+		{
 			more = aud_pass_next(batch, &after);
-		if (more)
-			aud_batch_run(batch);
+			if (more)
+				aud_batch_run(batch);
+		}
 		aud_batch_end(batch);
 	}
 	if (feed != NULL)
