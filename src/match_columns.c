@@ -13,16 +13,20 @@
  *	integers, numeric		all; fractions are rounded towards the integers
  *							that can meet them, and NaN, which is a text to
  *							rules, is merely let through
+ *	floats					all but IN, with bounds so wide that the text that a
+ *							float is to rules, as short as extra_float_digits
+ *							may make it, cannot lie beyond them
+ *	boolean					=
  *	date, timestamp(tz)		comparisons with an instant; infinity, which is no
  *							timestamp to rules, is let through
  *	jsonb					col |= the leaf without its first step, where there
  *							is a GIN index that could use it
  *
- * Not floats: what they mean to rules depends on extra_float_digits.
- *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
+
+#include <math.h>
 
 #include "access/genam.h"
 #include "access/relation.h"
@@ -43,6 +47,7 @@
 #include "utils/rel.h"
 #include "utils/typcache.h"
 
+#include "decimal.h"
 #include "eval.h"
 #include "match_plan.h"
 
@@ -53,6 +58,7 @@ typedef struct Column
 	Oid			type;
 	Oid			opfamily;		/* B-tree */
 	Oid			collation;
+	bool		exact;			/* conditions are to be the leaf's own, not what it implies */
 } Column;
 
 /*
@@ -157,7 +163,7 @@ find_column(const AudRowOperand *operand, const AudRule *rule,
 
 /* Fills *column for comparing a Var; false if its type has no B-tree order. */
 static bool
-set_column(Column *column, Var *var)
+set_column(Column *column, Var *var, bool exact)
 {
 	Oid			type = getBaseType(var->vartype);
 	TypeCacheEntry *entry = lookup_type_cache(type, TYPECACHE_BTREE_OPFAMILY);
@@ -167,6 +173,7 @@ set_column(Column *column, Var *var)
 	column->type = type == VARCHAROID ? TEXTOID : type;
 	column->opfamily = entry->btree_opf;
 	column->collation = var->varcollid;
+	column->exact = exact;
 	column->expr = (Expr *) var;
 	if (column->type != var->vartype)
 		column->expr = (Expr *) makeRelabelType((Expr *) var, column->type, -1,
@@ -266,7 +273,51 @@ compare_number(const Column *column, int strategy, const AudValue *constant)
 						  Int64GetDatum(bound));
 }
 
-/* "column <strategy> constant" for text and numbers; NIL: none. */
+/*
+ * A bound for floats, below or above all those whose text is a number beyond the
+ * other side of "constant".  Of one digit, the least there may be, the text is
+ * off by a third of the float; more so where floats are about to end.
+ */
+static double
+float_bound(double constant, bool above)
+{
+	return constant * ((constant > 0) == above ? 1.6 : 0.7);
+}
+
+/*
+ * "column <strategy> constant" for a column of floats; NIL: none.  What is not
+ * finite is a text to rules: whether it is let through does not matter.
+ */
+static List *
+compare_float(const Column *column, int strategy, const AudValue *constant)
+{
+	AudDecimal	decimal;
+	double		value;
+
+	if (constant->type != AUD_VALUE_NUMBER)
+		return NIL;
+	aud_decimal_set_numeric(&decimal, AUD_VALUE_NUMERIC(constant));
+	value = aud_decimal_double(&decimal);
+	if (value != 0 && (fabs(value) < 1e-300 || fabs(value) > 1e300))
+		return NIL;
+	if (column->exact)
+		return compare_column(column, strategy, FLOAT8OID, InvalidOid, Float8GetDatum(value));
+	switch (strategy)
+	{
+		case BTEqualStrategyNumber:
+			return list_concat(compare_float(column, BTGreaterEqualStrategyNumber, constant),
+							   compare_float(column, BTLessEqualStrategyNumber, constant));
+		case BTGreaterStrategyNumber:
+		case BTGreaterEqualStrategyNumber:
+			return compare_column(column, BTGreaterEqualStrategyNumber, FLOAT8OID, InvalidOid,
+								  Float8GetDatum(float_bound(value, false)));
+		default:
+			return compare_column(column, BTLessEqualStrategyNumber, FLOAT8OID, InvalidOid,
+								  Float8GetDatum(float_bound(value, true)));
+	}
+}
+
+/* "column <strategy> constant" for text, numbers and booleans; NIL: none. */
 static List *
 compare_scalar(const Column *column, int strategy, const AudValue *constant)
 {
@@ -280,6 +331,12 @@ compare_scalar(const Column *column, int strategy, const AudValue *constant)
 		case INT8OID:
 		case NUMERICOID:
 			return compare_number(column, strategy, constant);
+		case FLOAT4OID:
+		case FLOAT8OID:
+			return compare_float(column, strategy, constant);
+		case BOOLOID:
+			return constant->type != AUD_VALUE_BOOL || strategy != BTEqualStrategyNumber ? NIL :
+				compare_column(column, strategy, BOOLOID, InvalidOid, BoolGetDatum(constant->len != 0));
 		default:
 			return NIL;
 	}
@@ -412,14 +469,17 @@ compare_by_leaf(const Column *column, const AudRule *rule, const AudNode *leaf)
 	}
 }
 
-/* Conditions on the column that a positive leaf names alone; NIL: none. */
+/*
+ * Conditions on the column that a positive leaf names alone; NIL: none.  "exact":
+ * its own, as near as can be, for estimating.
+ */
 static List *
-leaf_quals(const AudRule *rule, const AudNode *leaf, Var *var)
+leaf_quals(const AudRule *rule, const AudNode *leaf, Var *var, bool exact)
 {
 	Column		column;
 
 	if ((leaf->flags & (AUD_NEGATED | AUD_CI)) || leaf->value == 0 ||
-		AUD_NODE_PATH(rule, leaf)->nsteps != 1 || !set_column(&column, var))
+		AUD_NODE_PATH(rule, leaf)->nsteps != 1 || !set_column(&column, var, exact))
 		return NIL;
 	return compare_by_leaf(&column, rule, leaf);
 }
@@ -434,7 +494,7 @@ aud_row_leaf_quals(const AudRowOperand *operand, const AudRule *rule,
 
 	/* offsets count from the rule, so a copy of the node does as well */
 	positive.flags &= ~AUD_NEGATED;
-	return var == NULL ? NIL : leaf_quals(rule, &positive, var);
+	return var == NULL ? NIL : leaf_quals(rule, &positive, var, true);
 }
 
 /* Does a table have a GIN index with this column? */
@@ -513,7 +573,7 @@ field_quals(const AudRowOperand *operand, const AudRule *rule,
 		return NIL;
 	if (AUD_NODE_PATH(rule, leaf)->nsteps > 1)
 		return jsonb_quals(operand, rule, leaf, var, match);
-	return leaf_quals(rule, leaf, var);
+	return leaf_quals(rule, leaf, var, false);
 }
 
 /* Conditions on columns that a subtree implies.  See match_plan.h. */
