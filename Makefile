@@ -4,6 +4,7 @@
 #   make install         install into the PostgreSQL that PG_CONFIG names
 #   make installcheck    regress, isolation and TAP tests against it
 #   make bench           the benchmark, on a private server (bench/README.md)
+#   make bench-report    docs/performance.md of its results
 
 EXTENSION = audience_manager
 MODULE_big = audience_manager
@@ -63,6 +64,8 @@ src/rule_gram.o: src/rule_scan.c
 # Debian's PGXS does not track headers
 $(OBJS) $(OBJS:.o=.bc) $(WORKER_OBJS): $(wildcard src/*.h bgworker/*.h)
 
-.PHONY: bench
+.PHONY: bench bench-report
 bench:
 	bench/run.sh
+bench-report:
+	bench/report.sh $(BENCH_RESULTS)

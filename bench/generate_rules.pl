@@ -1,19 +1,25 @@
 #!/usr/bin/perl
 #
-# generate_rules.pl N [SEED]: N random rules for the benchmark, each in two
-# spellings: number, audience rule (JSON), jsonpath predicate, tab-separated
-# for COPY.  The same arguments give the same rules.
+# generate_rules.pl busy|seldom N [SEED]: N random rules for the benchmark, each
+# in two spellings: kind, number, audience rule (JSON), jsonpath predicate,
+# tab-separated for COPY.  The same arguments give the same rules.
 #
-# A rule has one to four conditions: 40 % thresholds on totals, 20 % equality
-# of an attribute, 15 % an attribute in a list, 25 % recency or frequency in a
-# window.  Most rules want all of them, one in ten any, one in twenty nests.
+# A busy rule has one to four conditions: 40 % thresholds on totals, 20 %
+# equality of an attribute, 15 % an attribute in a list, 25 % recency or
+# frequency in a window.  Most rules want all of them, one in ten any, one in
+# twenty nests.
+#
+# A rule that seldom changes hands wants five attributes, an age, and one
+# threshold or window: events turn the last condition over as often as that of
+# a busy rule, but of few users who fit the others.
 
 use strict;
 use warnings;
 use POSIX qw(floor);
 
-my ($count, $seed) = (shift(@ARGV) // 1000, shift(@ARGV) // 7);
-srand($seed);
+my ($kind, $count, $seed) = @ARGV;
+die "usage: generate_rules.pl busy|seldom N [SEED]\n" unless ($kind // '') =~ /^(busy|seldom)$/ && ($count // '') =~ /^\d+$/;
+srand($seed // 7);
 
 my %values = (
 	country  => [qw(DE US FR GB ES IT NL PL SE BR IN JP CA AU MX TR CH AT BE DK NO FI PT CZ GR RO HU IE ZA KR)],
@@ -54,34 +60,24 @@ sub compare
 	return [ qq({"field":"$field","operator":"$operator","value":$number}), "\$.$field $sign{$operator} $number" ];
 }
 
-sub condition
+# A field with a text attribute's value, the first ones more often.
+sub attribute
 {
-	my $x = rand();
-	if ($x < 0.40)
-	{
-		my ($field, $low, $high) = @{ any(@totals) };
-		return compare($field, any(qw(gt gte gte gt lt)), magnitude($low, $high));
-	}
-	if ($x < 0.60)
-	{
-		my $field = any(qw(country plan device language channel emailOptIn));
-		my $value = $field eq 'emailOptIn' ? any(qw(true true false)) : '"' . skewed(@{ $values{$field} }) . '"';
-		return [ qq({"field":"$field","operator":"eq","value":$value}), "\$.$field == $value" ];
-	}
-	if ($x < 0.75)
-	{
-		my $field  = any(qw(country language channel));
-		my $wanted = 2 + floor(rand(4));
-		my (%seen, @list);
-		while (@list < $wanted)
-		{
-			my $value = skewed(@{ $values{$field} });
-			push @list, qq("$value") unless $seen{$value}++;
-		}
-		return [
-			qq({"field":"$field","operator":"in","value":[) . join(',', @list) . ']}',
-			'(' . join(' || ', map { "\$.$field == $_" } @list) . ')' ];
-	}
+	my ($field) = @_;
+	my $value = skewed(@{ $values{$field} });
+	return [ qq({"field":"$field","operator":"eq","value":"$value"}), qq(\$.$field == "$value") ];
+}
+
+# A threshold on a total.
+sub total
+{
+	my ($field, $low, $high) = @{ any(@totals) };
+	return compare($field, any(qw(gt gte gte gt lt)), magnitude($low, $high));
+}
+
+# Recency or frequency in a window.
+sub window
+{
 	my ($field, $low, $high) = @{ any(@windows) };
 	my $number = magnitude($low, $high);
 	return compare($field, 'gte', $number) if $field ne 'lastPurchase';
@@ -93,6 +89,34 @@ sub condition
 		sprintf('$.daysSincePurchase %s %d', $recent ? '<' : '>=', $number) ];
 }
 
+# An attribute in a list.
+sub in_list
+{
+	my $field  = any(qw(country language channel));
+	my $wanted = 2 + floor(rand(4));
+	my (%seen, @list);
+	while (@list < $wanted)
+	{
+		my $value = skewed(@{ $values{$field} });
+		push @list, qq("$value") unless $seen{$value}++;
+	}
+	return [
+		qq({"field":"$field","operator":"in","value":[) . join(',', @list) . ']}',
+		'(' . join(' || ', map { "\$.$field == $_" } @list) . ')' ];
+}
+
+sub condition
+{
+	my $x = rand();
+	return total() if $x < 0.40;
+	return window() if $x >= 0.75;
+	return in_list() if $x >= 0.60;
+	my $field = any(qw(country plan device language channel emailOptIn));
+	return attribute($field) if $field ne 'emailOptIn';
+	my $value = any(qw(true true false));
+	return [ qq({"field":"emailOptIn","operator":"eq","value":$value}), "\$.emailOptIn == $value" ];
+}
+
 # Joins conditions to one.
 sub group
 {
@@ -102,15 +126,24 @@ sub group
 		'(' . join($kind eq 'all' ? ' && ' : ' || ', map { $_->[1] } @conditions) . ')' ];
 }
 
-foreach my $n (1 .. $count)
+sub busy
 {
 	my $x = rand();
 	my $size = $x < 0.15 ? 1 : $x < 0.60 ? 2 : $x < 0.90 ? 3 : 4;
 	my $shape = rand();
 	my ($first, @rest) = map { condition() } 1 .. $size;
-	my $rule =
-	    $shape < 0.05 && $size >= 3 ? group('all', $first, group('any', @rest))
-	  : $shape >= 0.05 && $shape < 0.15 && $size > 1 ? group('any', $first, @rest)
-	  :                                                group('all', $first, @rest);
-	print join("\t", $n, @$rule), "\n";
+	return group('all', $first, group('any', @rest)) if $shape < 0.05 && $size >= 3;
+	return group('any', $first, @rest) if $shape >= 0.05 && $shape < 0.15 && $size > 1;
+	return group('all', $first, @rest);
+}
+
+sub seldom
+{
+	return group('all', (map { attribute($_) } qw(country language channel device plan)),
+		compare('age', any(qw(gte lt)), 18 + floor(rand(60))), rand() < 0.6 ? total() : window());
+}
+
+foreach my $n (1 .. $count)
+{
+	print join("\t", $kind, $n, @{ $kind eq 'busy' ? busy() : seldom() }), "\n";
 }

@@ -20,9 +20,7 @@ DECLARE
 	batch jsonb;
 BEGIN
 	-- a user's clock does not run back: it starts with the stream
-	PERFORM set_config('audience.now',
-		to_char(min(occurred_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), false)
-	FROM bench.stage;
+	PERFORM set_config('audience.now', bench.clock(min(occurred_at)), false) FROM bench.stage;
 	FOR batch IN
 		SELECT jsonb_agg(jsonb_build_object('userId', user_id, 'attributes', attributes))
 		FROM (SELECT *, row_number() OVER (ORDER BY user_id) / 1000 AS n FROM bench.attributes) numbered
@@ -32,12 +30,12 @@ BEGIN
 	END LOOP;
 END $$;
 
--- Segments s1 to the number wanted.
-CREATE PROCEDURE bench.use_segments(wanted int) LANGUAGE plpgsql AS $$
+-- Segments s1 to the number wanted, of the rules of a kind.
+CREATE PROCEDURE bench.use_segments(wanted_kind text, wanted int) LANGUAGE plpgsql AS $$
 DECLARE
 	fresh record;
 BEGIN
-	FOR fresh IN SELECT n, rule FROM bench.rules WHERE n <= wanted ORDER BY n LOOP
+	FOR fresh IN SELECT n, rule FROM bench.rules WHERE kind = wanted_kind AND n <= wanted ORDER BY n LOOP
 		PERFORM audience.segment_create('s' || fresh.n, fresh.rule::audience.rule);
 		COMMIT;
 	END LOOP;

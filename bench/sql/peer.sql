@@ -11,10 +11,10 @@ CREATE SCHEMA peer;
 
 CREATE TABLE peer.events (LIKE bare.events INCLUDING ALL);
 
-CREATE TABLE peer.profiles (user_id text PRIMARY KEY, doc jsonb NOT NULL) WITH (fillfactor = 70);
+CREATE TABLE peer.profiles (user_id text COLLATE "C" PRIMARY KEY, doc jsonb NOT NULL) WITH (fillfactor = 70);
 
 CREATE TABLE peer.days (
-	user_id text NOT NULL,
+	user_id text COLLATE "C" NOT NULL,
 	day date NOT NULL,
 	purchases int NOT NULL,
 	spend numeric NOT NULL,
@@ -25,11 +25,11 @@ CREATE TABLE peer.days (
 
 CREATE TABLE peer.rules (n int PRIMARY KEY, path jsonpath NOT NULL);
 
-CREATE TABLE peer.memberships (user_id text, n int, entered_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (user_id, n));
+CREATE TABLE peer.memberships (user_id text COLLATE "C", n int, entered_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (user_id, n));
 
 CREATE TABLE peer.changes (
 	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-	user_id text NOT NULL,
+	user_id text COLLATE "C" NOT NULL,
 	n int NOT NULL,
 	entered boolean NOT NULL,
 	at timestamptz NOT NULL DEFAULT now()
@@ -133,7 +133,7 @@ BEGIN
 	WITH fresh AS (
 		INSERT INTO peer.rules (n, path)
 		SELECT n, path FROM bench.rules b
-		WHERE n <= wanted AND NOT EXISTS (SELECT FROM peer.rules r WHERE r.n = b.n)
+		WHERE kind = 'busy' AND n <= wanted AND NOT EXISTS (SELECT FROM peer.rules r WHERE r.n = b.n)
 		RETURNING n, path
 	)
 	INSERT INTO peer.memberships (user_id, n)
@@ -154,4 +154,26 @@ CREATE FUNCTION peer.check() RETURNS TABLE (problem text, user_id text) LANGUAGE
 	FROM (SELECT p.user_id, r.n FROM peer.profiles p CROSS JOIN peer.rules r WHERE p.doc @@ r.path) w
 	FULL JOIN peer.memberships m ON m.user_id = w.user_id AND m.n = w.n
 	WHERE w.user_id IS NULL OR m.user_id IS NULL
+$$;
+
+-- Users in whom trigger and extension differ, in the rules without a window:
+-- those of the trigger are whole days as of the user's last event.  A user
+-- without events has no totals in the trigger's document.
+CREATE FUNCTION bench.compare() RETURNS TABLE (user_id text, n int, in_trigger boolean) LANGUAGE sql AS $$
+	WITH compared AS (
+		SELECT r.n
+		FROM peer.rules p JOIN bench.rules r ON r.kind = 'busy' AND r.n = p.n
+		WHERE r.rule !~ '(7d|30d|lastPurchase)'
+	), ours AS (
+		SELECT m.user_id, c.n
+		FROM audience.memberships m JOIN compared c ON m.segment_id = 's' || c.n
+		WHERE EXISTS (SELECT FROM peer.profiles p WHERE p.user_id = m.user_id AND p.doc ? 'eventCount')
+	), theirs AS (
+		SELECT m.user_id, m.n
+		FROM peer.memberships m JOIN compared USING (n)
+		WHERE EXISTS (SELECT FROM peer.profiles p WHERE p.user_id = m.user_id AND p.doc ? 'eventCount')
+	)
+	SELECT coalesce(o.user_id, t.user_id), coalesce(o.n, t.n), t.n IS NOT NULL
+	FROM ours o FULL JOIN theirs t ON t.user_id = o.user_id AND t.n = o.n
+	WHERE o.n IS NULL OR t.n IS NULL
 $$;
