@@ -196,18 +196,17 @@ sub chart
 	my @snapshots = ([ 'no snapshot' => 'no other session' ], [ 'old snapshot' => 'old snapshot' ]);
 	my @sizes = map { /^S=(\d+), 1000 a statement\tbare$/ ? $1 : () } @{ $order{ingest} // [] };
 	my $text = <<'GNUPLOT';
-set terminal svg size 900,360 font 'sans-serif,12' background '#ffffff'
+set terminal svg size 900,400 font 'sans-serif,12' background '#ffffff'
 set multiplot layout 1,2
 set border 3
 set tics nomirror
 set grid ytics linecolor rgb '#dddddd'
 set format y '%.0s%c'
-set key top right
+set key noenhanced below
 set style data histograms
 set style fill solid 1.0 noborder
 set boxwidth 0.9
-set title 'events/s, 1,000 a statement'
-set xlabel 'segments'
+set title 'events/s by segments, 1,000 a statement'
 set logscale y
 set yrange [100:*]
 $ingest << END
@@ -221,12 +220,9 @@ GNUPLOT
 		map { '$ingest using ' . ($_ + 2) . ($_ == 0 ? ':xtic(1)' : '') . " title '$contestants[$_][1]' linecolor rgb '$colors[$_]'" } 0 .. 2) . "\n";
 	$text .= <<'GNUPLOT';
 unset logscale y
-set title 'events/s while another session holds an old snapshot'
-set xlabel 'events since'
+set title 'events/s by events since a snapshot'
 set yrange [0:*]
 set xrange [*:*]
-set format x '%.0s%c'
-set key bottom left
 $snapshot << END
 GNUPLOT
 	foreach my $percent (0, 20, 40, 60, 80, 100)

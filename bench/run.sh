@@ -16,8 +16,8 @@ FORM=full
 if [ "${BENCH_QUICK:-0}" = 1 ]; then
 	FORM=quick
 	: "${BENCH_USERS:=2000}" "${BENCH_HISTORY:=10000}" "${BENCH_SLICE:=2000}" "${BENCH_RUNS:=1}" "${BENCH_COPY:=20000}"
-	: "${BENCH_MANY:=1500}" "${BENCH_ROWS:=50000}" "${BENCH_SECONDS:=1}" "${BENCH_SNAPSHOT:=4000}" "${BENCH_WINDOW:=20000}"
-	: "${BENCH_FILL_USERS:=10000}" "${BENCH_FILL_EVENTS:=100000}" "${BENCH_VERIFY:=20000}"
+	: "${BENCH_MANY:=1000}" "${BENCH_ROWS:=50000}" "${BENCH_SECONDS:=1}" "${BENCH_SNAPSHOT:=4000}" "${BENCH_WINDOW:=20000}"
+	: "${BENCH_FILL_USERS:=10000}" "${BENCH_FILL_EVENTS:=100000}" "${BENCH_VERIFY:=10000}"
 fi
 : "${BENCH_USERS:=100000}" "${BENCH_HISTORY:=500000}" "${BENCH_SLICE:=40000}" "${BENCH_RUNS:=3}" "${BENCH_COPY:=500000}"
 : "${BENCH_MANY:=10000}" "${BENCH_ROWS:=1000000}" "${BENCH_SECONDS:=10}" "${BENCH_SNAPSHOT:=100000}" "${BENCH_WINDOW:=1000000}"
@@ -95,7 +95,7 @@ start_server bench <<-CONF
 	# no workers in the databases that are measured
 	audience.databases = 'postgres'
 	shared_buffers = ${BENCH_SHARED_BUFFERS:-2GB}
-	max_wal_size = 20GB
+	max_wal_size = 8GB
 	checkpoint_timeout = 60min
 	jit = off
 	work_mem = 64MB

@@ -38,7 +38,7 @@ awk -F'\t' -v OFS='\t' '
 		}
 	}' "$RESULTS" >derived.tsv
 cat derived.tsv >>"$RESULTS"
-for size in 10 1000 many busy; do
+for size in 1 10 1000 many busy; do
 	read -r _ number <<<"${rules_of[$size]}"
 	check "routing_$size" "$(verify_users "$number")"
 done

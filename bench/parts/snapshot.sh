@@ -20,4 +20,6 @@ for ((run = 1; run <= BENCH_RUNS; run++)); do
 	done
 	release_snapshot
 done
-check old_snapshot "$(verify_users 100)"
+for database in no_snapshot old_snapshot; do
+	check $database "$(verify_users 100)"
+done
