@@ -140,16 +140,16 @@ FROM (SELECT * FROM work WHERE world = 'few') few
 FULL JOIN (SELECT * FROM work WHERE world = 'many') many USING (case_name, counter)
 WHERE counter !~ 'bytes|largest' AND few.value IS DISTINCT FROM many.value
 ORDER BY few.place, many.place;
--- and each takes a batch at most 100 bytes
+-- and each takes a batch at most 60 bytes
 SELECT case_name, many.value - few.value AS bytes
 FROM work few JOIN work many USING (case_name, counter)
 WHERE few.world = 'few' AND many.world = 'many' AND counter = 'largest_batch'
-	AND many.value - few.value > (1400 - 14) * 100;
+	AND many.value - few.value > (1400 - 14) * 60;
 -- bytes an event: of a batch, of one user in it, and before there is a batch
 SELECT world, case_name, counter, value
 FROM work
 WHERE case_name ~ '^1,000' AND value > 1000 * CASE counter
-	WHEN 'largest_batch' THEN 700 WHEN 'largest_user' THEN 300 WHEN 'event_bytes' THEN 400 END;
+	WHEN 'largest_batch' THEN 500 WHEN 'largest_user' THEN 300 WHEN 'event_bytes' THEN 400 END;
 -- users who are new: all rules are evaluated
 SELECT * FROM pg_temp.work_of(pg_temp.events('new', 100, 100, 'view'));
 SELECT pg_temp.last_work('largest_user') <= 16 * 1024 AS bounded;
