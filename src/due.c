@@ -40,6 +40,15 @@ look_at_queue(const AudDefinitions *defs, int aggregate, const AudAggregateState
 				after;
 
 	aud_aggregate_value(def, state, &before);
+	if (def->kind == AUD_AGG_COUNT)
+	{
+		/* it only falls: if none at all turns nothing over, nothing on the way does */
+		ahead.count = 0;
+		aud_aggregate_value(def, &ahead, &after);
+		if (!aud_route_may_turn(&defs->routes[aggregate], &before, &after))
+			return;
+		ahead.count = state->count;
+	}
 	for (int i = 0; i < state->nqueue; i++)
 	{
 		ahead.count--;

@@ -67,8 +67,8 @@ typedef struct Place
 
 /*
  * The places of a table's rows, for the life of the session: as many as it has
- * come to need, but MAX_PLACES at most; one that is in the way of another is
- * forgotten.
+ * come to need, but MAX_PLACES at most.  A user's is one of two, the newer first;
+ * when a third comes the older is forgotten.
  */
 typedef struct Places
 {
@@ -79,7 +79,7 @@ typedef struct Places
 } Places;
 
 #define MIN_PLACES	1024
-#define MAX_PLACES	131072
+#define MAX_PLACES	262144
 
 /* how many rows are inserted at once, as COPY does */
 #define MOST_APPENDED	1000
@@ -176,37 +176,56 @@ aud_user_table_open(AudUserTableName name)
 	return table;
 }
 
-/* Makes room for more places: those that are known keep theirs if they can. */
+/* The first of the two places where that of the user with this hash may be. */
+static inline Place *
+places_of(const Places *places, uint32 hash)
+{
+	return &places->places[hash & (places->nplaces - 1) & ~1];
+}
+
+/* Remembers a place. */
+static void
+store_place(Places *places, Place place)
+{
+	Place	   *two = places_of(places, place.hash);
+
+	if (two[0].hash != place.hash)
+	{
+		if (two[1].hash != place.hash)
+			places->nstored++;
+		two[1] = two[0];
+	}
+	two[0] = place;
+}
+
+/* Makes room for more places; those that are known are kept. */
 static void
 grow_places(Places *places)
 {
-	uint32		n = Max(MIN_PLACES, places->nplaces * 4);
+	uint32		nold = places->nplaces;
 	Place	   *old = places->places;
 
-	places->places = MemoryContextAllocZero(TopMemoryContext, n * sizeof(Place));
-	for (uint32 i = 0; i < places->nplaces; i++)
-		if (ItemPointerIsValid(&old[i].tid))
-			places->places[old[i].hash & (n - 1)] = old[i];
-	places->nplaces = n;
+	places->nplaces = Max(MIN_PLACES, nold * 4);
+	places->places = MemoryContextAllocZero(TopMemoryContext, places->nplaces * sizeof(Place));
 	places->nstored = 0;
+	/* the older of two first */
+	for (uint32 i = nold; i-- > 0;)
+		if (ItemPointerIsValid(&old[i].tid))
+			store_place(places, old[i]);
 	if (old != NULL)
 		pfree(old);
 }
 
-/* Remembers where the row of the user with this hash is. */
+/* Remembers where the row of the user last looked for is. */
 static void
-remember_place(AudUserTable *table, uint32 hash, ItemPointer tid)
+remember_place(AudUserTable *table, ItemPointer tid)
 {
 	Places	   *places = table->places;
-	Place	   *place;
+	Place		place = {.hash = table->hash, .tid = *tid};
 
-	if (places->nstored >= places->nplaces && places->nplaces < MAX_PLACES)
+	if (places->nstored >= places->nplaces / 2 && places->nplaces < MAX_PLACES)
 		grow_places(places);
-	place = &places->places[hash & (places->nplaces - 1)];
-	if (place->hash != hash)
-		places->nstored++;
-	place->hash = hash;
-	place->tid = *tid;
+	store_place(places, place);
 }
 
 /* Is the row found the one of the user whose id is in table->user_id? */
@@ -224,20 +243,23 @@ found_is_user(AudUserTable *table)
 static bool
 find_at_place(AudUserTable *table)
 {
-	Place	   *place;
+	Place	   *two;
 
 	if (table->places->nplaces == 0)
 		return false;
 	if (table->nblocks == InvalidBlockNumber)
 		table->nblocks = RelationGetNumberOfBlocks(table->rel);
-	place = &table->places->places[table->hash & (table->places->nplaces - 1)];
-	if (place->hash != table->hash || !ItemPointerIsValid(&place->tid) ||
-		ItemPointerGetBlockNumber(&place->tid) >= table->nblocks ||
-		!table_tuple_fetch_row_version(table->rel, &place->tid, table->snapshot, table->found))
-		return false;
-	if (found_is_user(table))
-		return true;
-	ExecClearTuple(table->found);
+	two = places_of(table->places, table->hash);
+	for (int i = 0; i < 2; i++)
+	{
+		if (two[i].hash != table->hash || !ItemPointerIsValid(&two[i].tid) ||
+			ItemPointerGetBlockNumber(&two[i].tid) >= table->nblocks ||
+			!table_tuple_fetch_row_version(table->rel, &two[i].tid, table->snapshot, table->found))
+			continue;
+		if (found_is_user(table))
+			return true;
+		ExecClearTuple(table->found);
+	}
 	return false;
 }
 
@@ -384,7 +406,7 @@ aud_user_table_find(AudUserTable *table, const char *id, int len, bool lock)
 			break;
 	}
 	if (found)
-		remember_place(table, table->hash, &table->found->tts_tid);
+		remember_place(table, &table->found->tts_tid);
 	MemoryContextSwitchTo(old);
 	return found;
 }
@@ -551,7 +573,7 @@ aud_user_table_update(AudUserTable *table)
 			list_free(insert_index_entries(table, table->written, true, NULL, NIL));
 	}
 	if (result == TM_Ok)
-		remember_place(table, table->hash, &table->written->tts_tid);
+		remember_place(table, &table->written->tts_tid);
 	else if (result == TM_Updated || result == TM_Deleted)
 		refuse_if_snapshot_is_fixed();
 	else
@@ -636,7 +658,7 @@ aud_user_table_insert(AudUserTable *table)
 		list_free(recheck);
 	}
 	if (inserted)
-		remember_place(table, table->hash, &table->written->tts_tid);
+		remember_place(table, &table->written->tts_tid);
 	ExecClearTuple(table->written);
 	list_free(arbiters);
 	MemoryContextSwitchTo(old);
