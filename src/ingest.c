@@ -375,21 +375,26 @@ start_source(EventSource *source)
 													 source->slot, NULL);
 }
 
+/* Is there a further event? */
+static bool
+has_next(const EventSource *source)
+{
+	return source->sort == NULL ? source->at < source->nevents : source->has_pending;
+}
+
 /* The next event, copied into the current context; false: no more. */
 static bool
 peek(EventSource *source, NewEvent *new)
 {
-	if (source->sort == NULL)
-	{
-		if (source->at >= source->nevents)
-			return false;
-		*new = source->events[source->at];
-		return true;
-	}
-	if (!source->has_pending)
+	if (!has_next(source))
 		return false;
-	slot_getallattrs(source->slot);
-	read_event(source, source->slot, new);
+	if (source->sort == NULL)
+		*new = source->events[source->at];
+	else
+	{
+		slot_getallattrs(source->slot);
+		read_event(source, source->slot, new);
+	}
 	return true;
 }
 
@@ -405,10 +410,10 @@ advance(EventSource *source)
 
 /*
  * Fills a batch with the next users and their events, whole users only, until
- * it has BATCH_EVENTS or BATCH_BYTES of them.  False: nothing is left.
+ * it has BATCH_EVENTS or BATCH_BYTES of them.
  */
-static bool
-next_batch(EventSource *source, AudBatch *batch)
+static void
+fill_batch(EventSource *source, AudBatch *batch)
 {
 	MemoryContext old = MemoryContextSwitchTo(batch->mcxt);
 	int			max_events = 256;
@@ -450,7 +455,6 @@ next_batch(EventSource *source, AudBatch *batch)
 	}
 	aud_stats_count(AUD_COUNT_EVENTS, nevents);
 	MemoryContextSwitchTo(old);
-	return batch->nusers > 0;
 }
 
 /* Runs the events of a source through the engine. */
@@ -458,19 +462,15 @@ static void
 run(EventSource *source)
 {
 	const AudDefinitions *defs = aud_definitions_get_shared();
-	bool		more = true;
 
 	start_source(source);
 	aud_stats_count(AUD_COUNT_STATEMENTS, 1);
-	while (more)
+	while (has_next(source))
 	{
 		AudBatch   *batch = aud_batch_begin(defs, "rule_evaluation");
 
-		more = next_batch(source, batch);
-		if (more)
-		{
-			aud_batch_take(batch);
-		}
+		fill_batch(source, batch);
+		aud_batch_take(batch);
 		aud_batch_end(batch);
 	}
 }
