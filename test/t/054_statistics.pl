@@ -112,6 +112,18 @@ is("$rise->{users} $rise->{rules_evaluated} $rise->{transitions}", '3 3 3', 'who
 $node->safe_psql('postgres', $now . "SELECT audience.segment_create('Never logged in', 'count(login, LAST ''30 days'') = 0')");
 $rise = rise_of();
 is("$rise->{users} $rise->{rules_evaluated} $rise->{transitions}", '6 6 4', 'but for a rule that holds without');
+foreach my $workers (0, 2)
+{
+	my $more_than = 1 + $workers;
+	$node->safe_psql('postgres', $now . <<"SQL");
+SET min_parallel_table_scan_size = 0;
+SET max_parallel_workers = $workers;
+SELECT audience.segment_create('More than $more_than', 'count(view, LAST ''4$workers days'') > $more_than');
+SQL
+	$rise = rise_of();
+	is("$rise->{rows_read} $rise->{users}", '15 3', "$workers parallel workers read every event once, too");
+	is($rise->{transitions}, $workers == 0 ? 2 : 1, 'and find the same');
+}
 $node->safe_psql('postgres', $now . "SELECT audience.segment_create('Old logins', 'count(login, FROM ''2026-06-01'' TO ''2026-06-09'') > 0 AND totalSpent > 5')");
 $rise = rise_of();
 is("$rise->{users} $rise->{rules_evaluated} $rise->{transitions}", '1 1 0', 'events outside a fixed window are not looked at');
