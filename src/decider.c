@@ -208,22 +208,22 @@ aud_decider_run(AudDecider *decider, const AudInstruction *at, bool before)
 			return false;
 		case AUD_NODE_ALL:
 			child = at + 1;
-			for (uint32 i = 0; i < at->nchildren; i++, child += child->ninstructions)
+			for (uint32 i = 0; i < at->operand; i++, child += child->ninstructions)
 				if (!aud_decider_run(decider, child, before))
 					return false;
 			return true;
 		case AUD_NODE_ANY:
 		case AUD_NODE_NONE:
 			child = at + 1;
-			for (uint32 i = 0; i < at->nchildren; i++, child += child->ninstructions)
+			for (uint32 i = 0; i < at->operand; i++, child += child->ninstructions)
 				if (aud_decider_run(decider, child, before))
 					return at->kind == AUD_NODE_ANY;
 			return at->kind == AUD_NODE_NONE;
 		case AUD_NODE_NOT:
 			return !aud_decider_run(decider, at + 1, before);
 		default:
-			return aud_decider_leaf_holds(decider, at->leaf) !=
-				(before && decider->leaf_turned[at->leaf] == decider->epoch);
+			return aud_decider_leaf_holds(decider, at->operand) !=
+				(before && decider->leaf_turned[at->operand] == decider->epoch);
 	}
 }
 
@@ -256,7 +256,7 @@ score(AudDecider *decider, const AudInstruction *at, bool negate)
 		case AUD_NODE_NONE:
 			break;
 		default:
-			return aud_decider_leaf_holds(decider, at->leaf) != negate ? 1 : 0;
+			return aud_decider_leaf_holds(decider, at->operand) != negate ? 1 : 0;
 	}
 
 	/* none(a, b) = all(not a, not b); its negation = any(a, b) */
@@ -267,15 +267,15 @@ score(AudDecider *decider, const AudInstruction *at, bool negate)
 	}
 	else
 		mean = (at->kind == AUD_NODE_ALL) != negate;
-	if (at->nchildren == 0)
+	if (at->operand == 0)
 		return mean ? 1 : 0;
-	for (uint32 i = 0; i < at->nchildren; i++, child += child->ninstructions)
+	for (uint32 i = 0; i < at->operand; i++, child += child->ninstructions)
 	{
 		float8		one = score(decider, child, negate);
 
 		result = mean ? result + one : Max(result, one);
 	}
-	return mean ? result / at->nchildren : result;
+	return mean ? result / at->operand : result;
 }
 
 /* The user's score against a program, 0 to 1. */

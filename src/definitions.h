@@ -5,7 +5,7 @@
  *	  event may concern.
  *
  * Loaded once and kept until the definitions change (a relcache invalidation
- * on table segments says so).  Everything in an AudDefinitions lives in its
+ * on table definition_version says so).  Everything in an AudDefinitions lives in its
  * own memory context and is read-only but for the cache of event types.
  *
  *-------------------------------------------------------------------------
@@ -41,34 +41,30 @@ typedef struct AudLeaf
 	bool		is_instant;		/* a time operator over the aggregate's value itself */
 	bool		is_decimal;		/* compares with one number: threshold */
 	AudDecimal	threshold;
-	int			nsegments;		/* whose rules hold it */
-	int			max_segments;
+	int			nsegments;		/* active ones whose rules hold it */
 	int		   *segments;
 } AudLeaf;
 
 /* a rule as groups over leaf numbers, pre-order like the rule itself */
 typedef struct AudInstruction
 {
-	uint8		kind;			/* AudNodeKind of a group, TRUE, FALSE; FIELD: a leaf */
-	uint32		ninstructions;	/* of this subtree */
-	uint32		nchildren;
-	int			leaf;
+	uint32		kind:8;			/* AudNodeKind of a group, TRUE, FALSE; FIELD: a leaf */
+	uint32		ninstructions:24;	/* of this subtree */
+	uint32		operand;		/* how many children; FIELD: number of the leaf */
 } AudInstruction;
 
 typedef struct AudSegment
 {
 	int32		number;
-	char	   *id;
+	int32		version;
+	const char *id;
+	const AudInstruction *program;	/* NULL for static ones */
+	int64		pending;		/* number of the fill that is going on, 0: none */
+	const char *pending_reason; /* of its transitions */
 	bool		is_static;
 	bool		is_member_source;	/* active: can have members */
 	bool		is_building;	/* not yet whole: they are not seen */
-	int64		pending;		/* number of the fill that is going on, 0: none */
-	char	   *pending_reason; /* of its transitions */
-	int32		version;
-	const AudRule *rule;		/* NULL for static ones */
-	AudInstruction *program;
-	int			rank;			/* position in topological order */
-	int			nleaves;		/* leaves "in this segment" and "not in" it */
+	uint8		nleaves;		/* leaves "in this segment" and "not in" it */
 	int			leaves[2];
 } AudSegment;
 
@@ -132,7 +128,9 @@ typedef struct AudEventType
 typedef struct AudDefinitions
 {
 	MemoryContext mcxt;
-	int64		version;
+	uint64		serial;			/* of the set in this session: no two have the same */
+	int			npins;			/* who has asked for it (definitions.c) */
+	int64		version;		/* one for each transaction that has changed definitions */
 
 	TimestampTz events_from;	/* earlier events are refused; DT_NOBEGIN: none */
 
@@ -149,15 +147,17 @@ typedef struct AudDefinitions
 	AudTrait   *traits;
 
 	int			nleaves;
-	int			max_leaves;
 	AudLeaf    *leaves;
 	int			nrelative;		/* leaves whose truth moves with time, */
 	int		   *relative;		/* but those in their routes' ages */
 	int			naged;			/* aggregates that have such */
 	int		   *aged;
 
-	int			nsegments;		/* in topological order: rank is the index */
+	int			nsegments;		/* in topological order */
 	AudSegment *segments;
+	int		   *by_number;		/* their indexes in the order of their numbers */
+	uint32	   *by_id;			/* hash table of their indexes + 1, 0: empty */
+	uint32		by_id_mask;
 
 	/* what a fill has not yet made for all users (see docs/design.md) */
 	int64		newest_pending; /* 0: nothing is pending */
@@ -166,31 +166,56 @@ typedef struct AudDefinitions
 	int			npending_aggregates;
 	int		   *pending_aggregates;
 
-	struct nodes_hash *leaf_index;	/* node -> leaf */
 	struct nodes_hash *aggregate_index; /* node's identity -> aggregate */
 	HTAB	   *types;			/* event type -> AudEventType */
-	HTAB	   *by_id;			/* segment id -> index */
-	HTAB	   *by_number;		/* segment number -> index */
 } AudDefinitions;
+
+/* The id that a leaf "in segment" or "not in segment" names. */
+static inline const char *
+aud_leaf_segment_id(const AudLeaf *leaf)
+{
+	return AUD_VALUE_TEXT_PTR(AUD_NODE_VALUE(leaf->rule, leaf->node));
+}
+
+/* Makes room for one more element of a growing array, in the current context. */
+#define AUD_GROW(array, used, max) \
+	do { \
+		if ((used) == (max)) \
+		{ \
+			(max) = (max) ? (max) * 2 : 4; \
+			(array) = (array) ? repalloc_huge(array, (max) * sizeof(*(array))) \
+				: palloc((max) * sizeof(*(array))); \
+		} \
+	} while (0)
 
 /* definitions.c */
 extern const AudDefinitions *aud_definitions_get(void);
 extern Oid	aud_definitions_table(const char *name);
+extern void aud_definitions_init(AudDefinitions *defs);
 extern int	aud_definitions_find_aggregate(const AudDefinitions *defs, const AudRule *rule, const AudNode *node);
 extern int	aud_definitions_find_number(const AudDefinitions *defs, int32 number);
-extern int	aud_definitions_find_segment(const AudDefinitions *defs, const char *id);
-extern int	aud_definitions_find_segment_number(const AudDefinitions *defs, int32 number);
 extern int	aud_definitions_find_trait(const AudDefinitions *defs, const char *name, int len);
 extern const AudEventType *aud_definitions_event_type(const AudDefinitions *defs, const char *type, int len);
 
-extern AudDefinitions *aud_definitions_overlay(const AudDefinitions *base, const AudRule *rule, AudInstruction **program);
+extern AudDefinitions *aud_definitions_overlay(const AudDefinitions *base, const AudRule *rule, const AudInstruction **program);
 
-/* definitions_compile.c: building one in its memory context */
+/* definitions_load.c: reading them from the tables */
+extern AudDefinitions *aud_definitions_load(void);
+
+/* definitions_compile.c: building a set in its memory context */
+typedef struct AudCompiler AudCompiler;
 extern void aud_definitions_add_aggregate(AudDefinitions *defs, int32 number, int64 pending, const AudRule *rule, const AudNode *node);
 extern void aud_definitions_index_aggregates(AudDefinitions *defs);
-extern AudInstruction *aud_definitions_compile_rule(AudDefinitions *defs, const AudRule *rule, int segment);
-extern void aud_definitions_sort_segments(AudDefinitions *defs);
-extern void aud_definitions_route(AudDefinitions *defs);
+extern AudCompiler *aud_compiler_begin(AudDefinitions *defs, MemoryContext work);
+extern int	aud_compiler_add_rule(AudCompiler *compiler, const AudRule *rule, bool lasting, int segment);
+extern const AudInstruction *aud_compiler_finish(AudCompiler *compiler);
+extern void aud_compiler_note_segments(AudCompiler *compiler, const int *indexes);
+extern void aud_definitions_route(AudDefinitions *defs, MemoryContext work);
+
+/* definitions_order.c: segments in order, and found by id and number */
+extern int *aud_definitions_order_segments(AudDefinitions *defs, MemoryContext work);
+extern int	aud_definitions_find_segment(const AudDefinitions *defs, const char *id);
+extern int	aud_definitions_find_segment_number(const AudDefinitions *defs, int32 number);
 
 /* definitions_lock.c */
 extern void aud_definitions_lock_shared(void);

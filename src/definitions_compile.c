@@ -26,17 +26,6 @@
 #include "definitions.h"
 #include "nodes_hash.h"
 
-/* Makes room for one more element of a growing array. */
-#define GROW(array, used, max) \
-	do { \
-		if ((used) == (max)) \
-		{ \
-			(max) = (max) ? (max) * 2 : 4; \
-			(array) = (array) ? repalloc(array, (max) * sizeof(*(array))) \
-				: palloc((max) * sizeof(*(array))); \
-		} \
-	} while (0)
-
 /*
  * Adds an aggregate made of an EVENT or SEQUENCE node.  Stored ones come in
  * the order of their numbers, before those that are not.
@@ -48,7 +37,7 @@ aud_definitions_add_aggregate(AudDefinitions *defs, int32 number, int64 pending,
 	bool		found;
 	AudNodeRef	key = {rule, node, true};
 
-	GROW(defs->aggregates, defs->naggregates, defs->max_aggregates);
+	AUD_GROW(defs->aggregates, defs->naggregates, defs->max_aggregates);
 	aud_aggregate_init(&defs->aggregates[defs->naggregates], number, rule, node);
 	defs->aggregates[defs->naggregates].pending = pending;
 	nodes_insert(defs->aggregate_index, key, &found)->index = defs->naggregates;
@@ -201,49 +190,123 @@ resolve_leaf(AudDefinitions *defs, AudLeaf *leaf)
 	}
 }
 
-/* The number of the leaf that a node is, and notes the segment that holds it. */
-static int
-intern_leaf(AudDefinitions *defs, const AudRule *rule, const AudNode *node,
-			int segment)
+/* a segment whose rule holds a leaf, and the leaf's posting before it */
+typedef struct Posting
 {
-	AudNodeRef	key = {rule, node, false};
-	bool		found;
-	AudNodeEntry *entry = nodes_insert(defs->leaf_index, key, &found);
-	AudLeaf    *leaf;
+	int			segment;
+	int			previous;		/* -1: none */
+} Posting;
 
-	if (!found)
+/* Leaves and programs while rules are taken apart; grows in "work". */
+struct AudCompiler
+{
+	AudDefinitions *defs;
+	MemoryContext work;
+	struct nodes_hash *leaf_index;	/* node -> leaf */
+	AudLeaf    *leaves;			/* defs->nleaves of them */
+	int			max_leaves;
+	int		   *last_postings;	/* of each leaf, -1: none */
+	int			max_last_postings;
+	Posting    *postings;
+	int			npostings;
+	int			max_postings;
+	AudInstruction *programs;	/* of all rules */
+	int			nprograms;
+	int			max_programs;
+
+	/* the rule being added */
+	const AudRule *rule;
+	const AudRule *kept;		/* a copy that lasts, once one is needed */
+	int			segment;
+};
+
+/* A compiler of rules into leaves of these definitions, of which there are none. */
+AudCompiler *
+aud_compiler_begin(AudDefinitions *defs, MemoryContext work)
+{
+	AudCompiler *compiler = MemoryContextAllocZero(work, sizeof(AudCompiler));
+
+	compiler->defs = defs;
+	compiler->work = work;
+	compiler->leaf_index = nodes_create(work, 64, NULL);
+	defs->nleaves = 0;
+	return compiler;
+}
+
+/* Makes a leaf of a node that is the first of its kind; its rule is kept. */
+static int
+add_leaf(AudCompiler *compiler, const AudNode *node, AudNodeEntry *entry)
+{
+	AudDefinitions *defs = compiler->defs;
+	int			index = defs->nleaves;
+	AudLeaf    *leaf;
+	MemoryContext old;
+
+	if (compiler->kept == NULL)
 	{
-		entry->index = defs->nleaves;
-		GROW(defs->leaves, defs->nleaves, defs->max_leaves);
-		leaf = &defs->leaves[defs->nleaves++];
-		memset(leaf, 0, sizeof(*leaf));
-		leaf->rule = rule;
-		leaf->node = node;
-		resolve_leaf(defs, leaf);
+		AudRule    *copy = palloc(VARSIZE(compiler->rule));
+
+		memcpy(copy, compiler->rule, VARSIZE(compiler->rule));
+		compiler->kept = copy;
 	}
-	leaf = &defs->leaves[entry->index];
-	if (segment >= 0 &&
-		(leaf->nsegments == 0 || leaf->segments[leaf->nsegments - 1] != segment))
-	{
-		GROW(leaf->segments, leaf->nsegments, leaf->max_segments);
-		leaf->segments[leaf->nsegments++] = segment;
-	}
-	return leaf - defs->leaves;
+	node = compiler->kept->nodes + (node - compiler->rule->nodes);
+	entry->key.rule = compiler->kept;
+	entry->key.node = node;
+	entry->index = index;
+	old = MemoryContextSwitchTo(compiler->work);
+	AUD_GROW(compiler->leaves, defs->nleaves, compiler->max_leaves);
+	AUD_GROW(compiler->last_postings, defs->nleaves, compiler->max_last_postings);
+	MemoryContextSwitchTo(old);
+	compiler->last_postings[index] = -1;
+	defs->nleaves++;
+	leaf = &compiler->leaves[index];
+	memset(leaf, 0, sizeof(*leaf));
+	leaf->rule = compiler->kept;
+	leaf->node = node;
+	resolve_leaf(defs, leaf);
+	return index;
+}
+
+/* The number of the leaf that a node is; notes the segment that holds it. */
+static int
+intern_leaf(AudCompiler *compiler, const AudNode *node)
+{
+	AudNodeRef	key = {compiler->rule, node, false};
+	bool		found;
+	AudNodeEntry *entry = nodes_insert(compiler->leaf_index, key, &found);
+	int			index = found ? entry->index : add_leaf(compiler, node, entry);
+	int			last = compiler->last_postings[index];
+	MemoryContext old;
+
+	if (compiler->segment < 0 ||
+		(last >= 0 && compiler->postings[last].segment == compiler->segment))
+		return index;
+	old = MemoryContextSwitchTo(compiler->work);
+	AUD_GROW(compiler->postings, compiler->npostings, compiler->max_postings);
+	MemoryContextSwitchTo(old);
+	compiler->postings[compiler->npostings].segment = compiler->segment;
+	compiler->postings[compiler->npostings].previous = last;
+	compiler->last_postings[index] = compiler->npostings++;
+	compiler->leaves[index].nsegments++;
+	return index;
 }
 
 /* Emits one subtree's instructions; returns how many. */
 static uint32
-emit(AudDefinitions *defs, const AudRule *rule, const AudNode *node, int segment,
-	 AudInstruction *out)
+emit(AudCompiler *compiler, const AudNode *node)
 {
+	int			at = compiler->nprograms;
+	AudInstruction out = {.kind = node->kind, .ninstructions = 1};
+	MemoryContext old = MemoryContextSwitchTo(compiler->work);
+
 	check_stack_depth();
-	memset(out, 0, sizeof(*out));
-	out->ninstructions = 1;
+	AUD_GROW(compiler->programs, compiler->nprograms, compiler->max_programs);
+	MemoryContextSwitchTo(old);
+	compiler->nprograms++;
 	switch ((AudNodeKind) node->kind)
 	{
 		case AUD_NODE_TRUE:
 		case AUD_NODE_FALSE:
-			out->kind = node->kind;
 			break;
 		case AUD_NODE_ALL:
 		case AUD_NODE_ANY:
@@ -252,114 +315,71 @@ emit(AudDefinitions *defs, const AudRule *rule, const AudNode *node, int segment
 			{
 				const AudNode *child = AUD_FIRST_CHILD(node);
 
-				out->kind = node->kind;
-				out->nchildren = node->nchildren;
+				out.operand = node->nchildren;
 				for (uint32 i = 0; i < node->nchildren; i++, child = AUD_NEXT_SIBLING(child))
-					out->ninstructions += emit(defs, rule, child, segment,
-											   out + out->ninstructions);
+					out.ninstructions += emit(compiler, child);
 				break;
 			}
 		default:
-			out->kind = AUD_NODE_FIELD;
-			out->leaf = intern_leaf(defs, rule, node, segment);
+			out.kind = AUD_NODE_FIELD;
+			out.operand = intern_leaf(compiler, node);
 			break;
 	}
-	return out->ninstructions;
+	compiler->programs[at] = out;
+	return out.ninstructions;
 }
 
 /*
- * Compiles a rule; "segment" (its index, or -1) is noted at each leaf.  The
- * rule must live as long as the definitions.
+ * Compiles a rule, which must live as long as the definitions if it is
+ * "lasting"; otherwise it is copied if need be.  "segment" (its index, or -1)
+ * is noted at each leaf.  Returns where the program begins among all.
  */
-AudInstruction *
-aud_definitions_compile_rule(AudDefinitions *defs, const AudRule *rule, int segment)
+int
+aud_compiler_add_rule(AudCompiler *compiler, const AudRule *rule, bool lasting, int segment)
 {
-	AudInstruction *program = palloc(rule->nnodes * sizeof(AudInstruction));
+	int			at = compiler->nprograms;
 
-	emit(defs, rule, AUD_RULE_ROOT(rule), segment, program);
-	return program;
-}
-
-/* Depth-first search state of the topological sort. */
-typedef struct SortState
-{
-	AudDefinitions *defs;
-	char	   *color;			/* 0: not seen, 1: on the path, 2: done */
-	int		   *path;
-	int			depth;
-	int		   *order;
-	int			norder;
-} SortState;
-
-/* Reports the cycle that ends with the path's last segment. */
-static void
-report_cycle(SortState *state, int segment)
-{
-	StringInfoData text;
-	int			i = 0;
-
-	initStringInfo(&text);
-	while (state->path[i] != segment)
-		i++;
-	for (; i < state->depth; i++)
-		appendStringInfo(&text, "%s -> ", state->defs->segments[state->path[i]].id);
-	appendStringInfoString(&text, state->defs->segments[segment].id);
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
-			 errmsg("segments refer to one another in a cycle"),
-			 errdetail("%s", text.data)));
-}
-
-/* Visits a segment after all that its rule refers to. */
-static void
-visit(SortState *state, int segment)
-{
-	const AudRule *rule = state->defs->segments[segment].rule;
-
-	check_stack_depth();
-	if (state->color[segment] == 2)
-		return;
-	if (state->color[segment] == 1)
-		report_cycle(state, segment);
-	state->color[segment] = 1;
-	state->path[state->depth++] = segment;
-	if (rule != NULL && (rule->needs & AUD_NEEDS_SEGMENTS))
-		for (uint32 i = 0; i < rule->nnodes; i++)
-			if (rule->nodes[i].kind == AUD_NODE_SEGMENT)
-			{
-				int			other = aud_definitions_find_segment(state->defs,
-																 AUD_VALUE_TEXT_PTR(AUD_NODE_VALUE(rule, &rule->nodes[i])));
-
-				if (other >= 0)
-					visit(state, other);
-			}
-	state->depth--;
-	state->color[segment] = 2;
-	state->order[state->norder++] = segment;
+	compiler->rule = rule;
+	compiler->kept = lasting ? rule : NULL;
+	compiler->segment = segment;
+	(void) emit(compiler, AUD_RULE_ROOT(rule));
+	return at;
 }
 
 /*
- * Brings the segments into an order in which each stands behind those that its
- * rule refers to.  A cycle is an error (42P17) that names it.
+ * Gives the definitions their leaves, once all rules are there; the programs
+ * of all of them, in the current context.
  */
+const AudInstruction *
+aud_compiler_finish(AudCompiler *compiler)
+{
+	AudDefinitions *defs = compiler->defs;
+	Size		size = compiler->nprograms * sizeof(AudInstruction);
+	AudInstruction *programs = MemoryContextAllocHuge(CurrentMemoryContext, size + 1);
+
+	if (size > 0)
+		memcpy(programs, compiler->programs, size);
+	size = defs->nleaves * sizeof(AudLeaf);
+	defs->leaves = MemoryContextAllocHuge(CurrentMemoryContext, size + 1);
+	if (size > 0)
+		memcpy(defs->leaves, compiler->leaves, size);
+	return programs;
+}
+
+/* Tells each leaf whose rules hold it; what was segment i is now indexes[i]. */
 void
-aud_definitions_sort_segments(AudDefinitions *defs)
+aud_compiler_note_segments(AudCompiler *compiler, const int *indexes)
 {
-	int			n = defs->nsegments;
-	SortState	state = {.defs = defs};
-	AudSegment *sorted = palloc(Max(n, 1) * sizeof(AudSegment));
+	AudDefinitions *defs = compiler->defs;
+	int		   *segments = MemoryContextAllocHuge(CurrentMemoryContext,
+												  (compiler->npostings + 1) * sizeof(int));
 
-	state.color = palloc0(n + 1);
-	state.path = palloc((n + 1) * sizeof(int));
-	state.order = palloc((n + 1) * sizeof(int));
-	for (int i = 0; i < n; i++)
-		visit(&state, i);
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < defs->nleaves; i++)
 	{
-		sorted[i] = defs->segments[state.order[i]];
-		sorted[i].rank = i;
+		defs->leaves[i].segments = segments;
+		for (int p = compiler->last_postings[i]; p >= 0; p = compiler->postings[p].previous)
+			*segments++ = indexes[compiler->postings[p].segment];
 	}
-	defs->segments = sorted;
 }
 
 /* Orders thresholds by value. */
@@ -409,6 +429,8 @@ typedef struct RouteBuilder
 	int			max_thresholds;
 	int			max_texts;
 	int			max_ages;
+	int			max_others;
+	int			max_leaves;
 } RouteBuilder;
 
 /* Adds a constant of a leaf to its route. */
@@ -419,13 +441,13 @@ add_constant(RouteBuilder *builder, const AudValue *value, int leaf)
 
 	if (value->type == AUD_VALUE_NUMBER)
 	{
-		GROW(route->thresholds, route->nthresholds, builder->max_thresholds);
+		AUD_GROW(route->thresholds, route->nthresholds, builder->max_thresholds);
 		route->thresholds[route->nthresholds].value = constant_double(value);
 		route->thresholds[route->nthresholds++].leaf = leaf;
 	}
 	else
 	{
-		GROW(route->texts, route->ntexts, builder->max_texts);
+		AUD_GROW(route->texts, route->ntexts, builder->max_texts);
 		route->texts[route->ntexts].hash =
 			hash_bytes((const unsigned char *) AUD_VALUE_TEXT_PTR(value), value->len);
 		route->texts[route->ntexts++].leaf = leaf;
@@ -501,16 +523,20 @@ add_to_route(RouteBuilder *builder, const AudDefinitions *defs, int index)
 	AudRoute   *route = builder->route;
 	const AudValue *value;
 
+	AUD_GROW(route->leaves, route->nleaves, builder->max_leaves);
 	route->leaves[route->nleaves++] = index;
 	if (turns_at_age(defs, leaf))
 	{
-		GROW(route->ages, route->nages, builder->max_ages);
+		AUD_GROW(route->ages, route->nages, builder->max_ages);
 		route->ages[route->nages].duration =
 			AUD_VALUE_INT64(AUD_NODE_VALUE(leaf->rule, leaf->node));
 		route->ages[route->nages++].leaf = index;
 	}
 	else if (!turns_at_constants(leaf, &value))
+	{
+		AUD_GROW(route->others, route->nothers, builder->max_others);
 		route->others[route->nothers++] = index;
+	}
 	else if (value->type == AUD_VALUE_LIST)
 		for (uint32 i = 0; i < value->len; i++)
 			add_constant(builder, AUD_VALUE_ITEM(leaf->rule, value, i), index);
@@ -518,64 +544,74 @@ add_to_route(RouteBuilder *builder, const AudDefinitions *defs, int index)
 		add_constant(builder, value, index);
 }
 
+/* A copy of an array that has stopped growing, in the current context. */
+static void *
+settled(const void *array, Size size)
+{
+	return size == 0 ? NULL : memcpy(MemoryContextAllocHuge(CurrentMemoryContext, size), array, size);
+}
+
+/* Sorts what a route is made of, and moves it from where it has grown. */
+static void
+finish_route(AudRoute *route)
+{
+	qsort(route->thresholds, route->nthresholds, sizeof(AudThreshold), compare_thresholds);
+	qsort(route->texts, route->ntexts, sizeof(AudTextKey), compare_text_keys);
+	qsort(route->ages, route->nages, sizeof(AudAge), compare_durations);
+	route->thresholds = settled(route->thresholds, route->nthresholds * sizeof(AudThreshold));
+	route->texts = settled(route->texts, route->ntexts * sizeof(AudTextKey));
+	route->ages = settled(route->ages, route->nages * sizeof(AudAge));
+	route->others = settled(route->others, route->nothers * sizeof(int));
+	route->leaves = settled(route->leaves, route->nleaves * sizeof(int));
+}
+
 /*
  * Makes the routes, resolves the leaves over segments, and lists the leaves
- * that move with time.  After all rules are compiled.
+ * that move with time.  After all rules are compiled; what is only needed
+ * meanwhile goes to "work".
  */
 void
-aud_definitions_route(AudDefinitions *defs)
+aud_definitions_route(AudDefinitions *defs, MemoryContext work)
 {
-	RouteBuilder *builders = palloc0(Max(defs->naggregates, 1) * sizeof(RouteBuilder));
-	int		   *counts = palloc0(Max(defs->naggregates, 1) * sizeof(int));
+	MemoryContext old;
+	RouteBuilder *builders;
+	int		   *relative;
 
 	defs->routes = palloc0(Max(defs->naggregates, 1) * sizeof(AudRoute));
-	defs->relative = palloc(Max(defs->nleaves, 1) * sizeof(int));
-	defs->nrelative = 0;
 	defs->aged = palloc(Max(defs->naggregates, 1) * sizeof(int));
-	defs->naged = 0;
-	for (int i = 0; i < defs->nleaves; i++)
-		if (defs->leaves[i].source == AUD_LEAF_AGGREGATE)
-			counts[defs->leaves[i].index]++;
+	defs->naged = defs->nrelative = 0;
+	old = MemoryContextSwitchTo(work);
+	builders = palloc0(Max(defs->naggregates, 1) * sizeof(RouteBuilder));
+	relative = palloc(Max(defs->nleaves, 1) * sizeof(int));
 	for (int i = 0; i < defs->naggregates; i++)
-	{
 		builders[i].route = &defs->routes[i];
-		if (counts[i] > 0)
-		{
-			defs->routes[i].leaves = palloc(counts[i] * sizeof(int));
-			defs->routes[i].others = palloc(counts[i] * sizeof(int));
-		}
-	}
 	for (int i = 0; i < defs->nleaves; i++)
 	{
 		AudLeaf    *leaf = &defs->leaves[i];
 
 		if (leaf->relative && !turns_at_age(defs, leaf))
-			defs->relative[defs->nrelative++] = i;
+			relative[defs->nrelative++] = i;
 		if (leaf->source == AUD_LEAF_AGGREGATE)
 			add_to_route(&builders[leaf->index], defs, i);
 		else if (leaf->source == AUD_LEAF_SEGMENT)
 		{
-			leaf->index = aud_definitions_find_segment(defs,
-													   AUD_VALUE_TEXT_PTR(AUD_NODE_VALUE(leaf->rule, leaf->node)));
+			leaf->index = aud_definitions_find_segment(defs, aud_leaf_segment_id(leaf));
 			if (leaf->index >= 0)
 			{
 				AudSegment *segment = &defs->segments[leaf->index];
 
+				if (segment->nleaves == lengthof(segment->leaves))
+					elog(ERROR, "segment \"%s\" has too many leaves", segment->id);
 				segment->leaves[segment->nleaves++] = i;
 			}
 		}
 	}
+	MemoryContextSwitchTo(old);
+	defs->relative = settled(relative, defs->nrelative * sizeof(int));
 	for (int i = 0; i < defs->naggregates; i++)
 	{
-		AudRoute   *route = &defs->routes[i];
-
-		if (route->nthresholds > 1)
-			qsort(route->thresholds, route->nthresholds, sizeof(AudThreshold), compare_thresholds);
-		if (route->ntexts > 1)
-			qsort(route->texts, route->ntexts, sizeof(AudTextKey), compare_text_keys);
-		if (route->nages > 1)
-			qsort(route->ages, route->nages, sizeof(AudAge), compare_durations);
-		if (route->nages > 0)
+		finish_route(&defs->routes[i]);
+		if (defs->routes[i].nages > 0)
 			defs->aged[defs->naged++] = i;
 	}
 }

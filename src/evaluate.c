@@ -45,11 +45,10 @@ PG_FUNCTION_INFO_V1(aud_profile_values);
 typedef struct Compiled
 {
 	MemoryContext mcxt;
-	const AudDefinitions *base;
-	int64		version;
+	uint64		serial;			/* of that set */
 	const AudRule *rule;
 	AudDefinitions *defs;
-	AudInstruction *program;
+	const AudInstruction *program;
 	bool	   *refill;			/* aggregates whose state is not stored */
 	AudDecider *decider;
 } Compiled;
@@ -66,8 +65,7 @@ compile(const AudRule *rule, MemoryContext parent)
 
 	memcpy(copy, rule, VARSIZE(rule));
 	compiled->mcxt = mcxt;
-	compiled->base = base;
-	compiled->version = base->version;
+	compiled->serial = base->serial;
 	compiled->rule = copy;
 	compiled->defs = aud_definitions_overlay(base, copy, &compiled->program);
 	compiled->refill = palloc0((compiled->defs->naggregates + 1) * sizeof(bool));
@@ -136,8 +134,7 @@ aud_profile_match(PG_FUNCTION_ARGS)
 	Datum		id;
 	bool		result = false;
 
-	if (compiled == NULL || compiled->base != aud_definitions_get() ||
-		compiled->version != compiled->base->version ||
+	if (compiled == NULL || compiled->serial != aud_definitions_get()->serial ||
 		VARSIZE(compiled->rule) != VARSIZE(rule) ||
 		memcmp(compiled->rule, rule, VARSIZE(rule)) != 0)
 	{
@@ -242,7 +239,7 @@ explain_node(Explanation *explanation, const AudNode *node,
 	nulls[2] = true;
 	if (at->kind == AUD_NODE_FIELD)
 	{
-		Jsonb	   *actual = aud_decider_leaf_actual(explanation->decider, at->leaf);
+		Jsonb	   *actual = aud_decider_leaf_actual(explanation->decider, at->operand);
 
 		nulls[2] = actual == NULL;
 		values[2] = JsonbPGetDatum(actual);

@@ -121,7 +121,7 @@ truth_without_events(AudDecider *decider, const bool *aggregates, const AudInstr
 		case AUD_NODE_NONE:
 			/* all: false if one is; any: true if one is; none: the opposite of any */
 			result = at->kind == AUD_NODE_ALL ? KNOWN_TRUE : KNOWN_FALSE;
-			for (uint32 i = 0; i < at->nchildren; i++, child += child->ninstructions)
+			for (uint32 i = 0; i < at->operand; i++, child += child->ninstructions)
 			{
 				Known		one = truth_without_events(decider, aggregates, child);
 
@@ -138,11 +138,11 @@ truth_without_events(AudDecider *decider, const bool *aggregates, const AudInstr
 			return result;
 		default:
 			{
-				const AudLeaf *leaf = &decider->defs->leaves[at->leaf];
+				const AudLeaf *leaf = &decider->defs->leaves[at->operand];
 
 				if (leaf->source != AUD_LEAF_AGGREGATE || !aggregates[leaf->index])
 					return UNKNOWN;
-				return aud_decider_leaf_holds(decider, at->leaf) ? KNOWN_TRUE : KNOWN_FALSE;
+				return aud_decider_leaf_holds(decider, at->operand) ? KNOWN_TRUE : KNOWN_FALSE;
 			}
 	}
 }

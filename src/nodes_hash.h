@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * nodes_hash.h
- *	  Hash table from a rule's node, by what it means, to a number.
+ *	  Hash table from a rule's node to a number: by what it asks of the events
+ *	  (aud_node_identity_hash), or by its form (aud_node_hash).
  *
  *-------------------------------------------------------------------------
  */
@@ -14,8 +15,24 @@ typedef struct AudNodeRef
 {
 	const AudRule *rule;
 	const AudNode *node;
-	bool		identity;		/* see aud_node_hash */
+	bool		identity;		/* goes by what it asks of the events */
 } AudNodeRef;
+
+/* The hash of a key. */
+static inline uint32
+aud_node_ref_hash(AudNodeRef key)
+{
+	return key.identity ? (uint32) aud_node_identity_hash(key.rule, key.node) :
+		aud_node_hash(key.rule, key.node);
+}
+
+/* Are two keys of one table the same? */
+static inline bool
+aud_node_ref_equal(AudNodeRef a, AudNodeRef b)
+{
+	return a.identity ? aud_node_identity_equal(a.rule, a.node, b.rule, b.node) :
+		aud_node_equal(a.rule, a.node, b.rule, b.node);
+}
 
 typedef struct AudNodeEntry
 {
@@ -29,8 +46,8 @@ typedef struct AudNodeEntry
 #define SH_ELEMENT_TYPE AudNodeEntry
 #define SH_KEY_TYPE AudNodeRef
 #define SH_KEY key
-#define SH_HASH_KEY(tb, key) ((uint32) aud_node_hash((key).rule, (key).node, (key).identity))
-#define SH_EQUAL(tb, a, b) aud_node_equal((a).rule, (a).node, (b).rule, (b).node, (a).identity)
+#define SH_HASH_KEY(tb, key) aud_node_ref_hash(key)
+#define SH_EQUAL(tb, a, b) aud_node_ref_equal(a, b)
 #define SH_SCOPE static inline
 #define SH_STORE_HASH
 #define SH_GET_HASH(tb, a) ((a)->hash)

@@ -273,19 +273,25 @@ extern void aud_rule_append_text(StringInfo buf, const AudRule *rule, const AudN
 /* rule_compare.c */
 
 /*
- * Hash and equality of two subtrees by what they mean, whatever rule they
- * stand in.  With "identity", an EVENT node's operator, value and ci at the
- * top are left out: what remains is which events it looks at and what it
- * makes of them, the key under which its state is kept.
+ * Hash and equality of two EVENT or SEQUENCE nodes by what they ask of the
+ * events, whatever rule they stand in: an EVENT's operator, value and ci are
+ * left out.  The key under which their state is kept.
  */
-extern uint64 aud_node_hash(const AudRule *rule, const AudNode *node, bool identity);
+extern uint64 aud_node_identity_hash(const AudRule *rule, const AudNode *node);
+extern bool aud_node_identity_equal(const AudRule *rule_a, const AudNode *a,
+									const AudRule *rule_b, const AudNode *b);
+
+/*
+ * Hash and equality of two subtrees by their form.  What has the same form
+ * means the same; the reverse is usual, but do not rely on it.
+ */
+extern uint32 aud_node_hash(const AudRule *rule, const AudNode *node);
 extern bool aud_node_equal(const AudRule *rule_a, const AudNode *a,
-						   const AudRule *rule_b, const AudNode *b, bool identity);
+						   const AudRule *rule_b, const AudNode *b);
 
 /*
  * A rule of its own made of one subtree.  With "identity" an EVENT node at the
- * top gets the operator "exists" (aud_node_equal(..., identity) of the two
- * holds).  palloc'ed.
+ * top gets the operator "exists" (aud_node_identity_equal of the two holds).  palloc'ed.
  */
 extern AudRule *aud_rule_extract(const AudRule *rule, const AudNode *node, bool identity);
 

@@ -5,7 +5,7 @@
  *
  * All of it goes by the canonical JSON.  Rules are built so that equal ones
  * have equal bytes, which saves printing in the usual case, but nothing relies
- * on it.
+ * on it.  (By form, which is quick: rule_form.c.)
  *
  * Subtrees are printed as if they stood in "where": there a key that is called
  * like "$type" is quoted, so that it differs from the event's type.
@@ -158,23 +158,22 @@ aud_rule_hash_extended(PG_FUNCTION_ARGS)
 	PG_RETURN_UINT64(hash);
 }
 
-/* What two subtrees have in common if they are equal. */
+/* What two nodes have in common if they ask the same of the events. */
 static StringInfoData
-print_node(const AudRule *rule, const AudNode *node, bool identity)
+print_identity(const AudRule *rule, const AudNode *node)
 {
 	StringInfoData buf;
 
 	initStringInfo(&buf);
-	aud_rule_append_json_flags(&buf, rule, node, AUD_PRINT_IN_WHERE |
-							   (identity ? AUD_PRINT_IDENTITY : 0));
+	aud_rule_append_json_flags(&buf, rule, node, AUD_PRINT_IN_WHERE | AUD_PRINT_IDENTITY);
 	return buf;
 }
 
 /* See rule.h. */
 uint64
-aud_node_hash(const AudRule *rule, const AudNode *node, bool identity)
+aud_node_identity_hash(const AudRule *rule, const AudNode *node)
 {
-	StringInfoData text = print_node(rule, node, identity);
+	StringInfoData text = print_identity(rule, node);
 	uint64		hash = hash_bytes_extended((unsigned char *) text.data, text.len, 0);
 
 	pfree(text.data);
@@ -183,8 +182,8 @@ aud_node_hash(const AudRule *rule, const AudNode *node, bool identity)
 
 /* See rule.h. */
 bool
-aud_node_equal(const AudRule *rule_a, const AudNode *a,
-			   const AudRule *rule_b, const AudNode *b, bool identity)
+aud_node_identity_equal(const AudRule *rule_a, const AudNode *a,
+						const AudRule *rule_b, const AudNode *b)
 {
 	StringInfoData text_a;
 	StringInfoData text_b;
@@ -192,8 +191,8 @@ aud_node_equal(const AudRule *rule_a, const AudNode *a,
 
 	if (a->kind != b->kind || a->nnodes != b->nnodes)
 		return false;
-	text_a = print_node(rule_a, a, identity);
-	text_b = print_node(rule_b, b, identity);
+	text_a = print_identity(rule_a, a);
+	text_b = print_identity(rule_b, b);
 	result = compare_bytes(&text_a, &text_b) == 0;
 	pfree(text_a.data);
 	pfree(text_b.data);

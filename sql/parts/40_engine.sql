@@ -51,6 +51,11 @@ LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION audience.definitions_lock() IS
 	'internal: keeps all others from ingesting and from changing definitions until the transaction ends';
 
+CREATE FUNCTION audience.definitions_check() RETURNS void
+AS 'MODULE_PATHNAME', 'aud_definitions_check'
+LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION audience.definitions_check() IS 'internal: loads the definitions, which refuses segments that refer to one another in a cycle';
+
 CREATE FUNCTION audience.definitions_lock_shared() RETURNS void
 AS 'MODULE_PATHNAME', 'aud_definitions_lock_shared_sql'
 LANGUAGE C VOLATILE;

@@ -25,17 +25,23 @@ CREATE FUNCTION audience.definitions_change() RETURNS void
 AS $$
 BEGIN
 	PERFORM audience.definitions_lock();
-	PERFORM audience.run_due();
+	IF (SELECT min(t.due_at) FROM audience.timers t) <= audience.now() THEN
+		PERFORM audience.run_due();
+	END IF;
 END
 $$ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION audience.definitions_change() IS
 	'internal: the exclusive definitions lock, for a change that evaluates users';
 
+-- Without users there is nothing to load the definitions for, which takes the
+-- longer the more there are.
 CREATE FUNCTION audience.fill_now(segments integer[], aggregates integer[], reason text, other_reason text,
 	nobody_in boolean DEFAULT false) RETURNS void
 AS $$
 BEGIN
-	PERFORM audience.fill(segments, aggregates, reason, other_reason, nobody_in);
+	IF EXISTS (SELECT FROM audience.profiles) THEN
+		PERFORM audience.fill(segments, aggregates, reason, other_reason, nobody_in);
+	END IF;
 	-- whoever goes through all users makes what is pending, too; where nothing is,
 	-- even an UPDATE of no row would count as a change of definitions
 	IF cardinality(segments) + cardinality(aggregates) > 0

@@ -73,6 +73,17 @@ $$ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION audience.segment_check(text, text, text, audience.rule) IS
 	'internal: refuses what no segment can be made of';
 
+CREATE FUNCTION audience.segment_check_references(rules audience.rule) RETURNS void
+AS $$
+BEGIN
+	IF EXISTS (SELECT FROM audience.rule_segments(rules)) THEN
+		PERFORM audience.definitions_check();
+	END IF;
+END
+$$ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.segment_check_references(audience.rule) IS
+	'internal: refuses a rule, which has just been stored, with which segments refer to one another in a cycle';
+
 CREATE FUNCTION audience.segment_id(name text) RETURNS text
 AS $$
 	SELECT pg_catalog.rtrim(pg_catalog.left(pg_catalog.ltrim(
@@ -108,6 +119,7 @@ BEGIN
 		added := audience.aggregates_add(ARRAY(SELECT audience.rule_aggregates(rules)));
 		PERFORM audience.fill_now(ARRAY[new_number], added, 'backfill', 'expired', true);
 	END IF;
+	PERFORM audience.segment_check_references(rules);
 	RETURN new_id;
 END
 $$ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
@@ -151,6 +163,7 @@ BEGIN
 		END IF;
 	END IF;
 	IF new_rules THEN
+		PERFORM audience.segment_check_references(rules);
 		PERFORM audience.aggregates_prune();
 	END IF;
 END
