@@ -81,8 +81,12 @@ CREATE TABLE audience.aggregates (
 	pending bigint
 );
 ALTER SEQUENCE audience.aggregate_number_seq OWNED BY audience.aggregates.number;
+CREATE INDEX aggregates_definition_idx ON audience.aggregates USING hash (definition);
+CREATE INDEX aggregates_pending_idx ON audience.aggregates (pending) WHERE pending IS NOT NULL;
 COMMENT ON TABLE audience.aggregates IS
 	'what traits and rules ask of events, each once, whoever asks; its state is kept per user under its number';
+COMMENT ON INDEX audience.aggregates_definition_idx IS 'is it kept already?';
+COMMENT ON INDEX audience.aggregates_pending_idx IS 'those whose states are being made';
 COMMENT ON COLUMN audience.aggregates.number IS 'key of its state in profiles; never used again';
 COMMENT ON COLUMN audience.aggregates.pending IS 'number of the fill that is making its states; null: all are made';
 COMMENT ON COLUMN audience.aggregates.definition IS 'an event node with operator exists, or a sequence node';
