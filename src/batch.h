@@ -190,7 +190,7 @@ extern void aud_decide_user(AudBatch *batch, AudDecider *decider, int index);
 extern void aud_decider_end(AudDecider *decider);
 
 /* due.c: when time alone may change something */
-extern TimestampTz aud_decider_next_change(AudDecider *decider);
+extern TimestampTz aud_decider_next_change(AudDecider *decider, TimestampTz limit);
 
 /* advance.c: one user after the other */
 typedef struct AudAdvance AudAdvance;

@@ -27,6 +27,7 @@
 #include "utils/memutils.h"
 
 #include "decider.h"
+#include "jsonb_walk.h"
 #include "stats.h"
 
 /* Makes the segments whose rules hold a leaf candidates. */
@@ -36,6 +37,7 @@ add_candidates(AudDecider *decider, const AudLeaf *leaf)
 	for (int i = 0; i < leaf->nsegments; i++)
 		decider->candidates[leaf->segments[i] / 64] |=
 			UINT64CONST(1) << (leaf->segments[i] % 64);
+	decider->ncandidates += leaf->nsegments;
 }
 
 /* Notes that a leaf, whose truth is now "holds", has turned over. */
@@ -52,17 +54,6 @@ turn(AudDecider *decider, int leaf, bool holds)
 	add_candidates(decider, &decider->defs->leaves[leaf]);
 }
 
-/* The noted value before of an aggregate, NULL if it was not touched. */
-static const AudAggregateValue *
-value_before(const AudUser *user, int aggregate)
-{
-	if (user->states[aggregate].touched)
-		for (int i = 0; i < user->ntouched; i++)
-			if (user->touched[i].aggregate == aggregate)
-				return &user->touched[i].before;
-	return NULL;
-}
-
 /* Evaluates a leaf before and now; if the two differ, it has turned over. */
 static void
 compare_leaf(AudDecider *decider, int index)
@@ -75,7 +66,7 @@ compare_leaf(AudDecider *decider, int index)
 	if (decider->leaf_turned[index] == decider->epoch)
 		return;
 	if (leaf->source == AUD_LEAF_AGGREGATE)
-		before = value_before(user, leaf->index);
+		before = aud_user_value_before(user, leaf->index);
 	holds = aud_decider_leaf_holds(decider, index);
 	if (holds != aud_decider_evaluate_leaf(decider, leaf,
 										   user->old_attributes ? user->old_attributes : user->attributes,
@@ -102,17 +93,13 @@ first_threshold(const AudRoute *route, double value)
 	return low;
 }
 
-/* Looks at the eq and in leaves that name this text. */
-static void
-compare_text(AudDecider *decider, const AudRoute *route, const JsonbValue *value)
+/* The first of a route's texts with this hash, -1: none. */
+int
+aud_route_first_text(const AudRoute *route, uint32 hash)
 {
-	uint32		hash;
 	int			low = 0,
 				high = route->ntexts;
 
-	if (value->type != jbvString)
-		return;
-	hash = hash_bytes((const unsigned char *) value->val.string.val, value->val.string.len);
 	while (low < high)
 	{
 		int			middle = (low + high) / 2;
@@ -122,8 +109,22 @@ compare_text(AudDecider *decider, const AudRoute *route, const JsonbValue *value
 		else
 			high = middle;
 	}
-	for (; low < route->ntexts && route->texts[low].hash == hash; low++)
-		compare_leaf(decider, route->texts[low].leaf);
+	return low < route->ntexts && route->texts[low].hash == hash ? low : -1;
+}
+
+/* Looks at the eq and in leaves that name this text. */
+static void
+compare_text(AudDecider *decider, const AudRoute *route, const JsonbValue *value)
+{
+	uint32		hash;
+	int			i;
+
+	if (value->type != jbvString)
+		return;
+	hash = hash_bytes((const unsigned char *) value->val.string.val, value->val.string.len);
+	i = aud_route_first_text(route, hash);
+	for (; i >= 0 && i < route->ntexts && route->texts[i].hash == hash; i++)
+		compare_leaf(decider, route->texts[i].leaf);
 }
 
 /*
@@ -204,9 +205,9 @@ is_container(const AudAggregateValue *value)
  * The thresholds between two numbers, from *first to before *end.  Doubles only
  * find the neighbourhood: a hair wider than the move.
  */
-static void
-thresholds_between(const AudRoute *route, const AudDecimal *x, const AudDecimal *y,
-				   int *first, int *end)
+void
+aud_route_thresholds_between(const AudRoute *route, const AudDecimal *x, const AudDecimal *y,
+							 int *first, int *end)
 {
 	double		a = aud_decimal_double(x);
 	double		b = aud_decimal_double(y);
@@ -227,20 +228,31 @@ thresholds_between(const AudRoute *route, const AudDecimal *x, const AudDecimal 
 		(*end)++;
 }
 
-/* May a move of an aggregate's value turn over one of its leaves?  If false, it does not. */
-bool
-aud_route_may_turn(const AudRoute *route, const AudAggregateValue *before,
-				   const AudAggregateValue *after)
+/* Looks at the leaves that a move from one number to another may have turned over. */
+static void
+compare_numbers(AudDecider *decider, const AudRoute *route, const AudDecimal *before,
+				   const AudDecimal *after)
 {
-	int			first,
+	int			i,
 				end;
 
-	if (before->kind != AUD_AGGVALUE_NUMBER || after->kind != AUD_AGGVALUE_NUMBER)
-		return true;
-	if (aud_decimal_compare(&before->number, &after->number) == 0)
-		return false;
-	thresholds_between(route, &before->number, &after->number, &first, &end);
-	return route->nothers > 0 || first < end;
+	aud_route_thresholds_between(route, before, after, &i, &end);
+	for (; i < end; i++)
+	{
+		int			index = route->thresholds[i].leaf;
+		const AudLeaf *leaf = &decider->defs->leaves[index];
+		bool		holds;
+
+		if (!leaf->is_decimal)
+		{
+			compare_leaf(decider, index);
+			continue;
+		}
+		aud_stats_count(AUD_COUNT_LEAVES, 2);
+		holds = aud_decider_number_holds(leaf, after);
+		if (holds != aud_decider_number_holds(leaf, before))
+			turn(decider, index, holds);
+	}
 }
 
 /* Finds the leaves that one touched aggregate turned over. */
@@ -255,14 +267,9 @@ compare_aggregate(AudDecider *decider, const AudTouched *touched)
 						&decider->user->states[touched->aggregate], &after);
 	if (before->kind == AUD_AGGVALUE_NUMBER && after.kind == AUD_AGGVALUE_NUMBER)
 	{
-		int			i,
-					end;
-
 		if (aud_decimal_compare(&before->number, &after.number) == 0)
 			return;
-		thresholds_between(route, &before->number, &after.number, &i, &end);
-		for (; i < end; i++)
-			compare_leaf(decider, route->thresholds[i].leaf);
+		compare_numbers(decider, route, &before->number, &after.number);
 	}
 	else if (before->kind == AUD_AGGVALUE_JSON && after.kind == AUD_AGGVALUE_JSON &&
 			 !is_container(before) && !is_container(&after))
@@ -276,6 +283,61 @@ compare_aggregate(AudDecider *decider, const AudTouched *touched)
 					 age(after.time, decider->user->now));
 	else
 	{
+		for (int i = 0; i < route->nleaves; i++)
+			compare_leaf(decider, route->leaves[i]);
+		return;
+	}
+	for (int i = 0; i < route->nothers; i++)
+		compare_leaf(decider, route->others[i]);
+}
+
+/* Finds the leaves that a change of one attribute turned over. */
+static void
+compare_attribute(AudDecider *decider, const AudAttribute *attribute)
+{
+	const AudRoute *route = &attribute->route;
+	const AudUser *user = decider->user;
+	JsonbValue	rooms[2];
+	const JsonbValue *before = NULL,
+			   *after = NULL;
+
+	if (attribute->key != NULL)
+	{
+		before = aud_jsonb_key(&user->old_attributes->root, attribute->key, attribute->keylen, &rooms[0]);
+		after = aud_jsonb_key(&user->attributes->root, attribute->key, attribute->keylen, &rooms[1]);
+		if (before == NULL && after == NULL)
+			return;
+	}
+	if (before != NULL && after != NULL &&
+		before->type == jbvString && after->type == jbvString)
+	{
+		if (before->val.string.len == after->val.string.len &&
+			memcmp(before->val.string.val, after->val.string.val, after->val.string.len) == 0)
+			return;
+		/* neither is a number: those are of the other kind */
+		compare_text(decider, route, before);
+		compare_text(decider, route, after);
+	}
+	else if (before != NULL && after != NULL &&
+			 before->type == jbvNumeric && after->type == jbvNumeric)
+	{
+		AudDecimal	x,
+					y;
+
+		aud_decimal_set_numeric(&x, before->val.numeric);
+		aud_decimal_set_numeric(&y, after->val.numeric);
+		if (aud_decimal_compare(&x, &y) == 0)
+			return;
+		compare_numbers(decider, route, &x, &y);
+	}
+	else
+	{
+		if (before != NULL && after != NULL && before->type == after->type &&
+			(before->type == jbvNull ||
+			 (before->type == jbvBool && before->val.boolean == after->val.boolean) ||
+			 (before->type == jbvBinary && before->val.binary.len == after->val.binary.len &&
+			  memcmp(before->val.binary.data, after->val.binary.data, after->val.binary.len) == 0)))
+			return;
 		for (int i = 0; i < route->nleaves; i++)
 			compare_leaf(decider, route->leaves[i]);
 		return;
@@ -300,9 +362,8 @@ find_turned(AudDecider *decider)
 			compare_leaf(decider, defs->relative[i]);
 	}
 	if (user->old_attributes != NULL)
-		for (int i = 0; i < defs->nleaves; i++)
-			if (defs->leaves[i].source == AUD_LEAF_ATTRIBUTE)
-				compare_leaf(decider, i);
+		for (int i = 0; i < defs->nattributes; i++)
+			compare_attribute(decider, &defs->attributes[i]);
 }
 
 /*
@@ -318,7 +379,7 @@ change_membership(AudBatch *batch, AudDecider *decider, int index, bool added,
 
 	for (int i = 0; i < segment->nleaves && !segment->is_building; i++)
 		turn(decider, segment->leaves[i],
-			 added != ((batch->defs->leaves[segment->leaves[i]].node->flags & AUD_NEGATED) != 0));
+			 added != batch->defs->leaves[segment->leaves[i]].negated);
 	return aud_batch_add_change(batch, index, added, rule_score, reason);
 }
 
@@ -440,12 +501,58 @@ change_statics(AudBatch *batch, AudDecider *decider)
 	}
 }
 
-/* Makes all segments to be filled candidates, or all there are. */
+/* with fewer candidates each is looked at */
+#define MIN_CANDIDATES	16
+
+/*
+ * Makes all segments candidates of which the user, who may be in any of them
+ * or in none (a new one), may become or may be a member.
+ */
+static void
+add_all_candidates(AudDecider *decider)
+{
+	const AudDefinitions *defs = decider->defs;
+	const AudUser *user = decider->user;
+	int			nmembers = user->is_new ? 0 : aud_members_count(user->members);
+
+	for (int w = 0; w < decider->nwords; w++)
+	{
+		uint64		all = ~UINT64CONST(0);
+
+		if (w == defs->nsegments / 64)
+			all = (UINT64CONST(1) << (defs->nsegments % 64)) - 1;
+		if (defs->nsegments >= MIN_CANDIDATES)
+			all &= ~aud_decider_blocked(decider, w, all, false);
+		decider->candidates[w] = all;
+	}
+	for (int i = 0; i < nmembers; i++)
+	{
+		int			index = aud_definitions_find_segment_number(defs, aud_members_number(user->members, i));
+
+		if (index >= 0)
+			decider->candidates[index / 64] |= UINT64CONST(1) << (index % 64);
+	}
+}
+
+/*
+ * Takes out the candidates about which nothing can have changed.  Not where
+ * what is stored, and not what the rules gave, is what was before.
+ */
+static void
+strike_blocked(const AudBatch *batch, AudDecider *decider)
+{
+	if (batch->fill_all || decider->ncandidates < MIN_CANDIDATES)
+		return;
+	for (int w = 0; w < decider->nwords; w++)
+		if (decider->candidates[w] != 0)
+			decider->candidates[w] &= ~aud_decider_blocked(decider, w, decider->candidates[w], true);
+}
+
+/* Makes all segments to be filled candidates. */
 static void
 add_fill_candidates(const AudBatch *batch, AudDecider *decider)
 {
 	const AudDefinitions *defs = batch->defs;
-	bool		all = decider->user->is_new || batch->fill_all;
 
 	for (int i = 0; i < defs->npending_segments; i++)
 	{
@@ -454,10 +561,10 @@ add_fill_candidates(const AudBatch *batch, AudDecider *decider)
 		if (defs->segments[index].pending > decider->user->filled)
 			decider->candidates[index / 64] |= UINT64CONST(1) << (index % 64);
 	}
-	if (!all && batch->fill == NULL)
+	if (batch->fill == NULL)
 		return;
 	for (int i = 0; i < defs->nsegments; i++)
-		if (all || batch->fill[i])
+		if (batch->fill[i])
 			decider->candidates[i / 64] |= UINT64CONST(1) << (i % 64);
 }
 
@@ -476,8 +583,13 @@ aud_decide_user(AudBatch *batch, AudDecider *decider, int index)
 	aud_decider_set_user(decider, user, &batch->clock);
 	aud_stats_count(AUD_COUNT_USERS, 1);
 	change_statics(batch, decider);
+	if (user->is_new || batch->fill_all)
+		add_all_candidates(decider);
 	if (!user->is_new && !user->rebuild)
+	{
 		find_turned(decider);
+		strike_blocked(batch, decider);
+	}
 	add_fill_candidates(batch, decider);
 	for (int w = 0; w < decider->nwords; w++)
 		while (decider->candidates[w] != 0)
@@ -490,7 +602,9 @@ aud_decide_user(AudBatch *batch, AudDecider *decider, int index)
 	user->write |= decider->any_turned;
 	aud_batch_settle(batch, user);
 	user->filled = batch->defs->newest_pending;
-	due = aud_decider_next_change(decider);
+	due = aud_decider_next_change(decider,
+								  batch->expiring || user->armed <= user->now || user->rebuild ?
+								  PG_INT64_MAX : user->armed);
 	if (batch->expiring)
 		user->next_change = due;
 	else if (due < user->armed || user->armed <= user->now || user->rebuild)

@@ -15,6 +15,7 @@
 #include "utils/memutils.h"
 
 #include "decider.h"
+#include "jsonb_walk.h"
 #include "stats.h"
 
 /* A decider for users under these definitions, in the current memory context. */
@@ -50,6 +51,8 @@ aud_decider_set_user(AudDecider *decider, AudUser *user, const AudClock *clock)
 	decider->before.max_future_skew = decider->now.max_future_skew = clock->max_future_skew;
 	decider->any_turned = false;
 	decider->fill_changed = false;
+	decider->ncandidates = 0;
+	decider->nblocked = 0;
 }
 
 /* The attributes as a value to walk from. */
@@ -62,40 +65,154 @@ attributes_value(Jsonb *attributes, JsonbValue *room)
 	return room;
 }
 
+/* The noted value before of an aggregate, NULL if it was not touched. */
+const AudAggregateValue *
+aud_user_value_before(const AudUser *user, int aggregate)
+{
+	if (user->states[aggregate].touched)
+		for (int i = 0; i < user->ntouched; i++)
+			if (user->touched[i].aggregate == aggregate)
+				return &user->touched[i].before;
+	return NULL;
+}
+
+/* The segments that an attribute's value blocks. */
+static const uint64 *
+blocked_by_attribute(const AudDecider *decider, const AudBlockField *field, Jsonb *attributes)
+{
+	JsonbValue	room;
+
+	return aud_blockers_of_json(decider->defs, field,
+								aud_jsonb_key(&attributes->root, field->attribute->key,
+											  field->attribute->keylen, &room));
+}
+
+/* Asks the next field which segments the user's value blocks, now and before. */
+static void
+ask_field(AudDecider *decider)
+{
+	const AudDefinitions *defs = decider->defs;
+	const AudUser *user = decider->user;
+	int			i = decider->nblocked++;
+	const AudBlockField *field = &defs->blockers->fields[i];
+	const uint64 *before,
+			   *now;
+	bool		lasts = true;
+
+	if (field->attribute != NULL)
+	{
+		before = now = blocked_by_attribute(decider, field, user->attributes);
+		if (user->old_attributes != NULL)
+			before = blocked_by_attribute(decider, field, user->old_attributes);
+	}
+	else
+	{
+		const AudAggregateDef *def = &defs->aggregates[field->aggregate];
+		const AudAggregateValue *old = aud_user_value_before(user, field->aggregate);
+		AudAggregateValue value;
+
+		aud_aggregate_value(def, &user->states[field->aggregate], &value);
+		lasts = def->last == 0 && def->state != AUD_STATE_SEQUENCE && !def->where_moves;
+		before = now = aud_blockers_of_aggregate(defs, field, &value);
+		if (old != NULL)
+			before = aud_blockers_of_aggregate(defs, field, old);
+	}
+	decider->blocked[i] = now;
+	decider->blocked_before[i] = before;
+	decider->blocked_lasting[i] = lasts ? now : defs->blockers->none;
+}
+
+/*
+ * Which of the segments "among", bits of this word, are blocked: now, and with
+ * "before" were so as well, so that nothing about them can have changed.
+ */
+uint64
+aud_decider_blocked(AudDecider *decider, int word, uint64 among, bool before)
+{
+	uint64		now = 0;
+	uint64		then = before ? 0 : ~UINT64CONST(0);
+
+	for (int i = 0; i < decider->defs->blockers->nfields; i++)
+	{
+		if (i == decider->nblocked)
+			ask_field(decider);
+		now |= decider->blocked[i][word];
+		if (before)
+			then |= decider->blocked_before[i][word];
+		if ((among & ~(now & then)) == 0)
+			break;
+	}
+	return among & now & then;
+}
+
+/*
+ * May a membership of the user change as the leaf turns over, while nothing
+ * but time passes?  Not if all rules that hold it are blocked all the time.
+ */
+bool
+aud_decider_leaf_matters(AudDecider *decider, int leaf)
+{
+	const AudLeaf *at = &decider->defs->leaves[leaf];
+	int			nfields = decider->defs->blockers->nfields;
+
+	for (int s = 0; s < at->nsegments; s++)
+	{
+		int			word = at->segments[s] / 64;
+		uint64		bit = UINT64CONST(1) << (at->segments[s] % 64);
+		int			i;
+
+		for (i = 0; i < nfields; i++)
+		{
+			if (i == decider->nblocked)
+				ask_field(decider);
+			if (decider->blocked_lasting[i][word] & bit)
+				break;
+		}
+		if (i == nfields)
+			return true;
+	}
+	return false;
+}
+
+/* Does a leaf that compares with one number hold for this one? */
+bool
+aud_decider_number_holds(const AudLeaf *leaf, const AudDecimal *number)
+{
+	int			order = aud_decimal_compare(number, &leaf->threshold);
+	bool		holds;
+
+	switch ((AudOp) leaf->op)
+	{
+		case AUD_OP_EQ:
+			holds = order == 0;
+			break;
+		case AUD_OP_GT:
+			holds = order > 0;
+			break;
+		case AUD_OP_GTE:
+			holds = order >= 0;
+			break;
+		case AUD_OP_LT:
+			holds = order < 0;
+			break;
+		default:
+			holds = order <= 0;
+			break;
+	}
+	return holds != leaf->negated;
+}
+
 /* Does a leaf over an aggregate hold for this value? */
 static bool
 value_holds(const AudLeaf *leaf, const AudAggregateValue *value, const AudClock *clock)
 {
 	const AudNode *node = leaf->node;
 	JsonbValue	room;
-	bool		holds;
 
 	if (value->kind == AUD_AGGVALUE_BOOL)
 		return value->holds;
 	if (leaf->is_decimal && value->kind == AUD_AGGVALUE_NUMBER)
-	{
-		int			order = aud_decimal_compare(&value->number, &leaf->threshold);
-
-		switch ((AudOp) node->op)
-		{
-			case AUD_OP_EQ:
-				holds = order == 0;
-				break;
-			case AUD_OP_GT:
-				holds = order > 0;
-				break;
-			case AUD_OP_GTE:
-				holds = order >= 0;
-				break;
-			case AUD_OP_LT:
-				holds = order < 0;
-				break;
-			default:
-				holds = order <= 0;
-				break;
-		}
-		return holds != ((node->flags & AUD_NEGATED) != 0);
-	}
+		return aud_decider_number_holds(leaf, &value->number);
 	if (leaf->is_instant && value->kind == AUD_AGGVALUE_TIME &&
 		value->time >= AUD_FIRST_INSTANT && value->time < AUD_END_OF_INSTANTS)
 		return aud_instant_holds(leaf->rule, node, value->time, clock);
@@ -170,8 +287,7 @@ aud_decider_evaluate_leaf(AudDecider *decider, const AudLeaf *leaf, Jsonb *attri
 			}
 			return value_holds(leaf, value, clock);
 		case AUD_LEAF_SEGMENT:
-			return in_segment(decider, leaf->index) !=
-				((leaf->node->flags & AUD_NEGATED) != 0);
+			return in_segment(decider, leaf->index) != leaf->negated;
 		case AUD_LEAF_SAMPLE:
 			return aud_sample_holds(leaf->rule, leaf->node, user->id, user->id_len);
 		case AUD_LEAF_NEVER:

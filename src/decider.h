@@ -9,6 +9,7 @@
 #define AUD_DECIDER_H
 
 #include "batch.h"
+#include "blockers.h"
 
 struct AudDecider
 {
@@ -26,6 +27,11 @@ struct AudDecider
 
 	uint64	   *candidates;		/* bit for each segment by rank */
 	int			nwords;
+	int			ncandidates;	/* how often one was set for a leaf */
+	int			nblocked;		/* fields (blockers.c) that have been asked about the user */
+	const uint64 *blocked[AUD_MAX_BLOCK_FIELDS];	/* segments that cannot hold: now, */
+	const uint64 *blocked_before[AUD_MAX_BLOCK_FIELDS];
+	const uint64 *blocked_lasting[AUD_MAX_BLOCK_FIELDS];	/* while only time passes */
 	bool		any_turned;
 	bool		fill_changed;	/* a membership of the user has changed by a fill's reason */
 	MemoryContext mcxt;			/* of what one user's decision leaves behind */
@@ -35,10 +41,14 @@ extern bool aud_decider_evaluate_leaf(AudDecider *decider, const AudLeaf *leaf, 
 									  const AudAggregateValue *value, const AudClock *clock);
 extern const JsonbValue *aud_decider_leaf_value(AudDecider *decider, const AudLeaf *leaf,
 												JsonbValue *start, JsonbValue *room);
+extern const AudAggregateValue *aud_user_value_before(const AudUser *user, int aggregate);
+extern uint64 aud_decider_blocked(AudDecider *decider, int word, uint64 among, bool before);
+extern bool aud_decider_number_holds(const AudLeaf *leaf, const AudDecimal *number);
+extern bool aud_decider_leaf_matters(AudDecider *decider, int leaf);
 extern bool aud_decider_belongs(AudDecider *decider, int index);
 extern int	aud_route_first_age(const AudRoute *route, int64 age);
-extern bool aud_route_may_turn(const AudRoute *route, const AudAggregateValue *before,
-							   const AudAggregateValue *after);
+extern void aud_route_thresholds_between(const AudRoute *route, const AudDecimal *x, const AudDecimal *y,
+										 int *first, int *end);
 extern bool aud_decider_run(AudDecider *decider, const AudInstruction *at, bool before);
 
 #endif							/* AUD_DECIDER_H */

@@ -358,6 +358,7 @@ aud_definitions_overlay(const AudDefinitions *base, const AudRule *rule,
 		}
 	}
 	aud_definitions_index_aggregates(defs);
+	defs->blockers = NULL;
 	defs->segments = palloc(Max(base->nsegments, 1) * sizeof(AudSegment));
 	memcpy(defs->segments, base->segments, base->nsegments * sizeof(AudSegment));
 	for (int i = 0; i < defs->nsegments; i++)

@@ -5,8 +5,9 @@
  *	  event may concern.
  *
  * Loaded once and kept until the definitions change (a relcache invalidation
- * on table definition_version says so).  Everything in an AudDefinitions lives in its
- * own memory context and is read-only but for the cache of event types.
+ * on table definition_version says so).  Everything in an AudDefinitions lives
+ * in its own memory context and is read-only but for the caches of event types
+ * and of blocked segments.
  *
  *-------------------------------------------------------------------------
  */
@@ -35,15 +36,22 @@ typedef struct AudLeaf
 	const AudRule *rule;
 	const AudNode *node;
 	AudLeafSource source;
-	int			index;			/* of the aggregate or segment */
+	int			index;			/* of the aggregate, segment or attribute */
 	int			nused;			/* steps of its path that the aggregate stands for */
+	uint8		op;				/* of the node */
+	bool		negated;
 	bool		relative;		/* its truth moves with time by itself */
 	bool		is_instant;		/* a time operator over the aggregate's value itself */
 	bool		is_decimal;		/* compares with one number: threshold */
 	AudDecimal	threshold;
 	int			nsegments;		/* active ones whose rules hold it */
 	int		   *segments;
+	uint8	   *roles;			/* what it is to each of them */
 } AudLeaf;
+
+/* what a leaf is to a rule, whatever else may be true */
+#define AUD_ROLE_NEEDED		0x01	/* the rule is false if the leaf is */
+#define AUD_ROLE_REFUSED	0x02	/* the rule is false if the leaf is true */
 
 /* a rule as groups over leaf numbers, pre-order like the rule itself */
 typedef struct AudInstruction
@@ -95,7 +103,7 @@ typedef struct AudAge
 	int			leaf;
 } AudAge;
 
-/* which leaves a change of an aggregate's value may turn over */
+/* which leaves a change of an aggregate's, or attribute's, value may turn over */
 typedef struct AudRoute
 {
 	int			nthresholds;
@@ -109,6 +117,14 @@ typedef struct AudRoute
 	int			nleaves;		/* all of them */
 	int		   *leaves;
 } AudRoute;
+
+/* a key of the attributes that rules look at, and the leaves that do */
+typedef struct AudAttribute
+{
+	const char *key;			/* NULL: those that look at no key, but at all of them */
+	int			keylen;
+	AudRoute	route;
+} AudAttribute;
 
 /* aggregates that share a sliding window */
 typedef struct AudWindow
@@ -138,6 +154,9 @@ typedef struct AudDefinitions
 	int			max_aggregates;
 	AudAggregateDef *aggregates;
 	AudRoute   *routes;			/* one for each aggregate */
+	int			nattributes;
+	AudAttribute *attributes;
+	struct AudBlockers *blockers;	/* of segments that cannot hold (blockers.c) */
 	int			nwindows;
 	AudWindow  *windows;
 	int			nmoving;		/* aggregates to be looked at whenever time has passed: */
@@ -211,6 +230,11 @@ extern int	aud_compiler_add_rule(AudCompiler *compiler, const AudRule *rule, boo
 extern const AudInstruction *aud_compiler_finish(AudCompiler *compiler);
 extern void aud_compiler_note_segments(AudCompiler *compiler, const int *indexes);
 extern void aud_definitions_route(AudDefinitions *defs, MemoryContext work);
+extern bool aud_leaf_turns_at_constants(const AudLeaf *leaf, const AudValue **value);
+extern double aud_constant_double(const AudValue *value);
+
+/* decide.c: the first text of a route with this hash, -1: none */
+extern int	aud_route_first_text(const AudRoute *route, uint32 hash);
 
 /* definitions_order.c: segments in order, and found by id and number */
 extern int *aud_definitions_order_segments(AudDefinitions *defs, MemoryContext work);

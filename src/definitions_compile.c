@@ -22,6 +22,7 @@
 
 #include "common/hashfn.h"
 #include "miscadmin.h"
+#include "port/pg_bitutils.h"
 
 #include "definitions.h"
 #include "nodes_hash.h"
@@ -163,6 +164,8 @@ resolve_leaf(AudDefinitions *defs, AudLeaf *leaf)
 		default:
 			elog(ERROR, "node kind %d is not a leaf", node->kind);
 	}
+	leaf->op = node->op;
+	leaf->negated = (node->flags & AUD_NEGATED) != 0;
 	leaf->relative = AUD_OP_IS_RELATIVE_TIME(node->op);
 	leaf->is_instant = leaf->source == AUD_LEAF_AGGREGATE &&
 		node->op >= AUD_OP_BEFORE && node->op <= AUD_OP_AFTER_NEXT &&
@@ -176,7 +179,7 @@ resolve_leaf(AudDefinitions *defs, AudLeaf *leaf)
 		case AUD_OP_LT:
 		case AUD_OP_LTE:
 			if (AUD_NODE_VALUE(leaf->rule, node)->type == AUD_VALUE_NUMBER &&
-				leaf->source == AUD_LEAF_AGGREGATE &&
+				(leaf->source == AUD_LEAF_AGGREGATE || leaf->source == AUD_LEAF_ATTRIBUTE) &&
 				(node->kind == AUD_NODE_EVENT ||
 				 AUD_NODE_PATH(leaf->rule, node)->nsteps == 1))
 			{
@@ -195,6 +198,7 @@ typedef struct Posting
 {
 	int			segment;
 	int			previous;		/* -1: none */
+	uint8		roles;
 } Posting;
 
 /* Leaves and programs while rules are taken apart; grows in "work". */
@@ -267,9 +271,9 @@ add_leaf(AudCompiler *compiler, const AudNode *node, AudNodeEntry *entry)
 	return index;
 }
 
-/* The number of the leaf that a node is; notes the segment that holds it. */
+/* The number of the leaf that a node is; notes the segment that holds it, and as what. */
 static int
-intern_leaf(AudCompiler *compiler, const AudNode *node)
+intern_leaf(AudCompiler *compiler, const AudNode *node, uint8 role)
 {
 	AudNodeRef	key = {compiler->rule, node, false};
 	bool		found;
@@ -278,22 +282,47 @@ intern_leaf(AudCompiler *compiler, const AudNode *node)
 	int			last = compiler->last_postings[index];
 	MemoryContext old;
 
-	if (compiler->segment < 0 ||
-		(last >= 0 && compiler->postings[last].segment == compiler->segment))
+	if (compiler->segment < 0)
 		return index;
+	if (last >= 0 && compiler->postings[last].segment == compiler->segment)
+	{
+		compiler->postings[last].roles |= role;
+		return index;
+	}
 	old = MemoryContextSwitchTo(compiler->work);
 	AUD_GROW(compiler->postings, compiler->npostings, compiler->max_postings);
 	MemoryContextSwitchTo(old);
 	compiler->postings[compiler->npostings].segment = compiler->segment;
 	compiler->postings[compiler->npostings].previous = last;
+	compiler->postings[compiler->npostings].roles = role;
 	compiler->last_postings[index] = compiler->npostings++;
 	compiler->leaves[index].nsegments++;
 	return index;
 }
 
-/* Emits one subtree's instructions; returns how many. */
+/*
+ * What the children of a group are to the rule, where the group itself is
+ * needed, refused, or neither (0).
+ */
+static uint8
+role_of_children(const AudNode *group, uint8 role)
+{
+	bool		negates = group->kind == AUD_NODE_NOT || group->kind == AUD_NODE_NONE;
+	bool		is_all = group->kind == AUD_NODE_ALL || group->kind == AUD_NODE_NONE;
+
+	/* one child of several that must not all hold, or of which one must: neither */
+	if (group->nchildren != 1 && is_all != (role == AUD_ROLE_NEEDED))
+		return 0;
+	if (role == 0 || !negates)
+		return role;
+	return role == AUD_ROLE_NEEDED ? AUD_ROLE_REFUSED : AUD_ROLE_NEEDED;
+}
+
+/*
+ * Emits one subtree's instructions, which is so to the rule; returns how many.
+ */
 static uint32
-emit(AudCompiler *compiler, const AudNode *node)
+emit(AudCompiler *compiler, const AudNode *node, uint8 role)
 {
 	int			at = compiler->nprograms;
 	AudInstruction out = {.kind = node->kind, .ninstructions = 1};
@@ -317,12 +346,12 @@ emit(AudCompiler *compiler, const AudNode *node)
 
 				out.operand = node->nchildren;
 				for (uint32 i = 0; i < node->nchildren; i++, child = AUD_NEXT_SIBLING(child))
-					out.ninstructions += emit(compiler, child);
+					out.ninstructions += emit(compiler, child, role_of_children(node, role));
 				break;
 			}
 		default:
 			out.kind = AUD_NODE_FIELD;
-			out.operand = intern_leaf(compiler, node);
+			out.operand = intern_leaf(compiler, node, role);
 			break;
 	}
 	compiler->programs[at] = out;
@@ -342,7 +371,7 @@ aud_compiler_add_rule(AudCompiler *compiler, const AudRule *rule, bool lasting, 
 	compiler->rule = rule;
 	compiler->kept = lasting ? rule : NULL;
 	compiler->segment = segment;
-	(void) emit(compiler, AUD_RULE_ROOT(rule));
+	(void) emit(compiler, AUD_RULE_ROOT(rule), AUD_ROLE_NEEDED);
 	return at;
 }
 
@@ -373,12 +402,17 @@ aud_compiler_note_segments(AudCompiler *compiler, const int *indexes)
 	AudDefinitions *defs = compiler->defs;
 	int		   *segments = MemoryContextAllocHuge(CurrentMemoryContext,
 												  (compiler->npostings + 1) * sizeof(int));
+	uint8	   *roles = MemoryContextAllocHuge(CurrentMemoryContext, compiler->npostings + 1);
 
 	for (int i = 0; i < defs->nleaves; i++)
 	{
 		defs->leaves[i].segments = segments;
+		defs->leaves[i].roles = roles;
 		for (int p = compiler->last_postings[i]; p >= 0; p = compiler->postings[p].previous)
+		{
 			*segments++ = indexes[compiler->postings[p].segment];
+			*roles++ = compiler->postings[p].roles;
+		}
 	}
 }
 
@@ -412,9 +446,9 @@ compare_durations(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-/* The double nearest to a constant. */
-static double
-constant_double(const AudValue *value)
+/* The double nearest to a constant, or its neighbour. */
+double
+aud_constant_double(const AudValue *value)
 {
 	AudDecimal	number;
 
@@ -442,7 +476,7 @@ add_constant(RouteBuilder *builder, const AudValue *value, int leaf)
 	if (value->type == AUD_VALUE_NUMBER)
 	{
 		AUD_GROW(route->thresholds, route->nthresholds, builder->max_thresholds);
-		route->thresholds[route->nthresholds].value = constant_double(value);
+		route->thresholds[route->nthresholds].value = aud_constant_double(value);
 		route->thresholds[route->nthresholds++].leaf = leaf;
 	}
 	else
@@ -457,10 +491,10 @@ add_constant(RouteBuilder *builder, const AudValue *value, int leaf)
 /*
  * Can the leaf's truth change only where the value passes, or is, one of its
  * constants?  True for comparisons with numbers, and for eq and in with texts,
- * over the aggregate's value itself.
+ * over the aggregate's or attribute's value itself.  *value: those constants.
  */
-static bool
-turns_at_constants(const AudLeaf *leaf, const AudValue **value)
+bool
+aud_leaf_turns_at_constants(const AudLeaf *leaf, const AudValue **value)
 {
 	const AudNode *node = leaf->node;
 
@@ -515,7 +549,7 @@ turns_at_age(const AudDefinitions *defs, const AudLeaf *leaf)
 		(leaf->node->op == AUD_OP_WITHIN_LAST || leaf->node->op == AUD_OP_BEFORE_LAST);
 }
 
-/* Adds a leaf to the route of its aggregate. */
+/* Adds a leaf to the route of its aggregate or attribute. */
 static void
 add_to_route(RouteBuilder *builder, const AudDefinitions *defs, int index)
 {
@@ -532,7 +566,7 @@ add_to_route(RouteBuilder *builder, const AudDefinitions *defs, int index)
 			AUD_VALUE_INT64(AUD_NODE_VALUE(leaf->rule, leaf->node));
 		route->ages[route->nages++].leaf = index;
 	}
-	else if (!turns_at_constants(leaf, &value))
+	else if (!aud_leaf_turns_at_constants(leaf, &value))
 	{
 		AUD_GROW(route->others, route->nothers, builder->max_others);
 		route->others[route->nothers++] = index;
@@ -563,6 +597,82 @@ finish_route(AudRoute *route)
 	route->ages = settled(route->ages, route->nages * sizeof(AudAge));
 	route->others = settled(route->others, route->nothers * sizeof(int));
 	route->leaves = settled(route->leaves, route->nleaves * sizeof(int));
+}
+
+/* Attributes as they are found. */
+typedef struct AttributeBuilder
+{
+	AudAttribute *attributes;
+	int			max_attributes;
+	RouteBuilder *builders;		/* of their routes */
+	int			max_builders;
+	uint32	   *slots;			/* hash table of their numbers + 1, 0: empty */
+	uint32		slot_mask;
+} AttributeBuilder;
+
+/* The number of the attribute that a leaf looks at; it is made if need be. */
+static int
+intern_attribute(AttributeBuilder *builder, AudDefinitions *defs, const AudLeaf *leaf)
+{
+	const AudPathStep *step = &AUD_NODE_PATH(leaf->rule, leaf->node)->steps[0];
+	bool		has_key = step->kind == AUD_STEP_KEY;
+	const char *key = has_key ? AUD_AT(leaf->rule, step->key) : NULL;
+	int			keylen = has_key ? step->keylen : 0;
+	uint32		i = has_key ? hash_bytes((const unsigned char *) key, keylen) : 0;
+
+	for (;; i++)
+	{
+		uint32	   *slot = &builder->slots[i & builder->slot_mask];
+		AudAttribute *attribute;
+		int			nbuilders = defs->nattributes;
+
+		if (*slot != 0)
+		{
+			attribute = &builder->attributes[*slot - 1];
+			if ((attribute->key != NULL) == has_key && attribute->keylen == keylen &&
+				(!has_key || memcmp(attribute->key, key, keylen) == 0))
+				return *slot - 1;
+			continue;
+		}
+		AUD_GROW(builder->attributes, defs->nattributes, builder->max_attributes);
+		AUD_GROW(builder->builders, nbuilders, builder->max_builders);
+		attribute = &builder->attributes[defs->nattributes];
+		memset(attribute, 0, sizeof(*attribute));
+		attribute->key = key;
+		attribute->keylen = keylen;
+		memset(&builder->builders[nbuilders], 0, sizeof(RouteBuilder));
+		*slot = ++defs->nattributes;
+		return nbuilders;
+	}
+}
+
+/*
+ * Makes the attributes and their routes, in the current context: all leaves
+ * over attributes go to one.
+ */
+static void
+route_attributes(AudDefinitions *defs, MemoryContext work)
+{
+	MemoryContext old = MemoryContextSwitchTo(work);
+	AttributeBuilder builder = {0};
+	uint32		nslots = pg_nextpower2_32(Max(defs->nleaves, 8) * 2);
+
+	builder.slot_mask = nslots - 1;
+	builder.slots = palloc0(nslots * sizeof(uint32));
+	defs->nattributes = 0;
+	for (int i = 0; i < defs->nleaves; i++)
+		if (defs->leaves[i].source == AUD_LEAF_ATTRIBUTE)
+		{
+			int			index = intern_attribute(&builder, defs, &defs->leaves[i]);
+
+			defs->leaves[i].index = index;
+			builder.builders[index].route = &builder.attributes[index].route;
+			add_to_route(&builder.builders[index], defs, i);
+		}
+	MemoryContextSwitchTo(old);
+	defs->attributes = settled(builder.attributes, defs->nattributes * sizeof(AudAttribute));
+	for (int i = 0; i < defs->nattributes; i++)
+		finish_route(&defs->attributes[i].route);
 }
 
 /*
@@ -614,4 +724,5 @@ aud_definitions_route(AudDefinitions *defs, MemoryContext work)
 		if (defs->routes[i].nages > 0)
 			defs->aged[defs->naged++] = i;
 	}
+	route_attributes(defs, work);
 }

@@ -25,7 +25,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
-#include "definitions.h"
+#include "blockers.h"
 
 /* columns of a table that are read, at most */
 #define MAX_COLUMNS		9
@@ -357,6 +357,7 @@ aud_definitions_load(void)
 	PopActiveSnapshot();
 	aud_definitions_index_aggregates(defs);
 	aud_definitions_route(defs, work);
+	defs->blockers = aud_blockers_create(defs, work);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(work);
 	return defs;

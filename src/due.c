@@ -16,7 +16,8 @@
  * early (the leaf need not turn over then), never too late.  For a count or
  * sum the queue of next leavers tells which of them first brings the value
  * past a constant that some leaf compares it with, so that a window that loses
- * event after event is not looked at each time.
+ * event after event is not looked at each time.  Leaves do not matter whose
+ * rules are all false because of what time does not change (blockers.c).
  *
  * Each function here lowers *due to the next instant that it knows of.
  *
@@ -26,15 +27,47 @@
 
 #include "decider.h"
 
+/* Does any of a route's leaves matter, while only time passes? */
+static bool
+any_matters(AudDecider *decider, const AudRoute *route)
+{
+	for (int i = 0; i < route->nleaves; i++)
+		if (aud_decider_leaf_matters(decider, route->leaves[i]))
+			return true;
+	return false;
+}
+
+/* May a move of a count or sum turn over a leaf that matters?  If false, it does not. */
+static bool
+may_turn(AudDecider *decider, const AudRoute *route, const AudAggregateValue *before,
+		 const AudAggregateValue *after)
+{
+	int			first,
+				end;
+
+	if (before->kind != AUD_AGGVALUE_NUMBER || after->kind != AUD_AGGVALUE_NUMBER)
+		return any_matters(decider, route);
+	if (aud_decimal_compare(&before->number, &after->number) == 0)
+		return false;
+	aud_route_thresholds_between(route, &before->number, &after->number, &first, &end);
+	for (; first < end; first++)
+		if (aud_decider_leaf_matters(decider, route->thresholds[first].leaf))
+			return true;
+	for (int i = 0; i < route->nothers; i++)
+		if (aud_decider_leaf_matters(decider, route->others[i]))
+			return true;
+	return false;
+}
+
 /*
  * When a count or sum may turn a leaf over by losing events: the first of its
  * next leavers that does, or the last one that is known, if more follow.
  */
 static void
-look_at_queue(const AudDefinitions *defs, int aggregate, const AudAggregateState *state,
-			  const AudClock *clock, TimestampTz *due)
+look_at_queue(AudDecider *decider, int aggregate, const AudAggregateState *state,
+			  TimestampTz *due)
 {
-	const AudAggregateDef *def = &defs->aggregates[aggregate];
+	const AudAggregateDef *def = &decider->defs->aggregates[aggregate];
 	AudAggregateState ahead = *state;
 	AudAggregateValue before,
 				after;
@@ -42,10 +75,10 @@ look_at_queue(const AudDefinitions *defs, int aggregate, const AudAggregateState
 	aud_aggregate_value(def, state, &before);
 	if (def->kind == AUD_AGG_COUNT)
 	{
-		/* it only falls: if none at all turns nothing over, nothing on the way does */
+		/* it only falls: if none at all turns over nothing that matters, nothing on the way does */
 		ahead.count = 0;
 		aud_aggregate_value(def, &ahead, &after);
-		if (!aud_route_may_turn(&defs->routes[aggregate], &before, &after))
+		if (!may_turn(decider, &decider->defs->routes[aggregate], &before, &after))
 			return;
 		ahead.count = state->count;
 	}
@@ -57,31 +90,35 @@ look_at_queue(const AudDefinitions *defs, int aggregate, const AudAggregateState
 		/* those of one instant leave together */
 		if (i + 1 < state->nqueue && state->queue[i + 1].time == state->queue[i].time)
 			continue;
+		/* the others leave later still */
+		if (*due - def->last <= state->queue[i].time)
+			return;
 		aud_aggregate_value(def, &ahead, &after);
-		if (aud_route_may_turn(&defs->routes[aggregate], &before, &after) ||
+		if (may_turn(decider, &decider->defs->routes[aggregate], &before, &after) ||
 			(i + 1 == state->nqueue && state->nqueue < state->count))
 		{
-			aud_look_at(state->queue[i].time, def->last, clock, due);
+			aud_look_at(state->queue[i].time, def->last, &decider->now, due);
 			return;
 		}
+		before = after;
 	}
 }
 
 /* When an aggregate over a sliding window may next change by time. */
 static void
-look_at_window(const AudDefinitions *defs, int aggregate, const AudAggregateState *state,
-			   const AudClock *clock, TimestampTz *due)
+look_at_window(AudDecider *decider, int aggregate, TimestampTz *due)
 {
-	const AudAggregateDef *def = &defs->aggregates[aggregate];
+	const AudAggregateDef *def = &decider->defs->aggregates[aggregate];
+	const AudAggregateState *state = &decider->user->states[aggregate];
 
 	if (state->count == 0 && !state->overflow)
 		return;
 	/* an average is not worth looking ahead for: it costs a division each time */
 	if (state->nqueue > 0 && def->kind != AUD_AGG_AVG)
-		look_at_queue(defs, aggregate, state, clock, due);
+		look_at_queue(decider, aggregate, state, due);
 	else
 		aud_look_at(def->state == AUD_STATE_EDGE ? state->time : state->oldest,
-					def->last, clock, due);
+					def->last, &decider->now, due);
 }
 
 /*
@@ -140,25 +177,26 @@ look_at_ages(AudDecider *decider, int aggregate, TimestampTz *due)
 	if (value.kind != AUD_AGGVALUE_TIME)
 		return;
 	next = aud_route_first_age(route, user->now - value.time);
-	if (next < route->nages)
-		aud_look_at(value.time, route->ages[next].duration, &decider->now, due);
+	for (; next < route->nages && *due - route->ages[next].duration > value.time; next++)
+		if (aud_decider_leaf_matters(decider, route->ages[next].leaf))
+			aud_look_at(value.time, route->ages[next].duration, &decider->now, due);
 	aud_look_at(value.time, -decider->now.max_future_skew, &decider->now, due);
 }
 
 /*
- * The earliest instant after the user's now at which time alone may change a
- * membership of the user that the decider has decided; PG_INT64_MAX: none.
- * Allocates in the current context.
+ * The earliest instant after the user's now, and before "limit", at which time
+ * alone may change a membership of the user that the decider has decided;
+ * "limit" if there is none.  Allocates in the current context.
  */
 TimestampTz
-aud_decider_next_change(AudDecider *decider)
+aud_decider_next_change(AudDecider *decider, TimestampTz limit)
 {
 	const AudDefinitions *defs = decider->defs;
 	const AudUser *user = decider->user;
-	TimestampTz due = PG_INT64_MAX;
+	TimestampTz due = limit;
 
 	for (int i = 0; i < defs->nrelative; i++)
-		if (defs->leaves[defs->relative[i]].nsegments > 0)
+		if (aud_decider_leaf_matters(decider, defs->relative[i]))
 			look_at_leaf(decider, &defs->leaves[defs->relative[i]], &due);
 	for (int i = 0; i < defs->naged; i++)
 		look_at_ages(decider, defs->aged[i], &due);
@@ -168,7 +206,7 @@ aud_decider_next_change(AudDecider *decider)
 			int			aggregate = defs->windows[w].aggregates[i];
 
 			if (defs->routes[aggregate].nleaves > 0)
-				look_at_window(defs, aggregate, &user->states[aggregate], &decider->now, &due);
+				look_at_window(decider, aggregate, &due);
 		}
 	for (int i = 0; i < defs->nmoving; i++)
 		if (defs->routes[defs->moving[i]].nleaves > 0)
