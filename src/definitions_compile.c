@@ -135,11 +135,15 @@ resolve_field(AudDefinitions *defs, AudLeaf *leaf)
 	}
 }
 
-/* Fills a leaf from its node: where its value comes from, and its threshold. */
+/*
+ * Fills a leaf from its node: where its value comes from, and its threshold.
+ * What finding its aggregate takes meanwhile is allocated in "work".
+ */
 static void
-resolve_leaf(AudDefinitions *defs, AudLeaf *leaf)
+resolve_leaf(AudDefinitions *defs, AudLeaf *leaf, MemoryContext work)
 {
 	const AudNode *node = leaf->node;
+	MemoryContext old;
 
 	switch ((AudNodeKind) node->kind)
 	{
@@ -149,7 +153,9 @@ resolve_leaf(AudDefinitions *defs, AudLeaf *leaf)
 		case AUD_NODE_EVENT:
 		case AUD_NODE_SEQUENCE:
 			leaf->source = AUD_LEAF_AGGREGATE;
+			old = MemoryContextSwitchTo(work);
 			leaf->index = aud_definitions_find_aggregate(defs, leaf->rule, node);
+			MemoryContextSwitchTo(old);
 			leaf->nused = 0;
 			if (leaf->index < 0)
 				elog(ERROR, "no aggregate for an event node");
@@ -267,7 +273,7 @@ add_leaf(AudCompiler *compiler, const AudNode *node, AudNodeEntry *entry)
 	memset(leaf, 0, sizeof(*leaf));
 	leaf->rule = compiler->kept;
 	leaf->node = node;
-	resolve_leaf(defs, leaf);
+	resolve_leaf(defs, leaf, compiler->work);
 	return index;
 }
 
