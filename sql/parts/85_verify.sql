@@ -421,7 +421,7 @@ WITH timer AS MATERIALIZED (
 ), wrong_member AS (
 	SELECT coalesce(m.user_id, e.user_id) AS user_id, coalesce(m.id, e.id) AS id,
 		m.id IS NOT NULL AS is_member, e.id IS NOT NULL AS should_be
-	FROM (SELECT * FROM member WHERE status = 'ready' AND segment_number <> ALL (audience.verify_unsettled())) m
+	FROM (SELECT * FROM member WHERE status = 'ready' AND segment_number <> ALL (ARRAY(SELECT unnest(audience.verify_unsettled())))) m
 		FULL JOIN expected e ON e.user_id = m.user_id AND e.id = m.id
 	WHERE m.id IS NULL OR e.id IS NULL
 )$q$, queries, coalesce(defaults, '{}'), rounds.ctes, rounds.last,
