@@ -563,9 +563,16 @@ add_fill_candidates(const AudBatch *batch, AudDecider *decider)
 	}
 	if (batch->fill == NULL)
 		return;
-	for (int i = 0; i < defs->nsegments; i++)
-		if (batch->fill[i])
-			decider->candidates[i / 64] |= UINT64CONST(1) << (i % 64);
+	if (decider->fill != batch->fill)
+	{
+		decider->fill = batch->fill;
+		decider->fills = MemoryContextAlloc(batch->mcxt, (defs->nsegments + 1) * sizeof(int));
+		for (int i = 0; i < defs->nsegments; i++)
+			if (batch->fill[i])
+				decider->fills[decider->nfills++] = i;
+	}
+	for (int i = 0; i < decider->nfills; i++)
+		decider->candidates[decider->fills[i] / 64] |= UINT64CONST(1) << (decider->fills[i] % 64);
 }
 
 /*

@@ -32,6 +32,9 @@ struct AudDecider
 	const uint64 *blocked[AUD_MAX_BLOCK_FIELDS];	/* segments that cannot hold: now, */
 	const uint64 *blocked_before[AUD_MAX_BLOCK_FIELDS];
 	const uint64 *blocked_lasting[AUD_MAX_BLOCK_FIELDS];	/* while only time passes */
+	const bool *fill;			/* the batch's, of which these are the segments */
+	int			nfills;
+	int		   *fills;
 	bool		any_turned;
 	bool		fill_changed;	/* a membership of the user has changed by a fill's reason */
 	MemoryContext mcxt;			/* of what one user's decision leaves behind */

@@ -150,7 +150,7 @@ SELECT world, case_name, counter, value
 FROM work
 WHERE case_name ~ '^1,000' AND value > 1000 * CASE counter
 	WHEN 'largest_batch' THEN 500 WHEN 'largest_user' THEN 300 WHEN 'event_bytes' THEN 400 END;
--- users who are new: all rules are evaluated
+-- users who are new: the rules that nothing they have blocks
 SELECT * FROM pg_temp.work_of(pg_temp.events('new', 100, 100, 'view'));
 SELECT pg_temp.last_work('largest_user') <= 16 * 1024 AS bounded;
 
@@ -159,7 +159,7 @@ SELECT * FROM pg_temp.work_of($$INSERT INTO audience.events (user_id, event_type
 SELECT segment_id FROM audience.user_segments('u0001') ORDER BY 1;
 -- nothing is settled anew for who is in segments
 SELECT * FROM pg_temp.work_of($$INSERT INTO audience.events (user_id, event_type, properties) VALUES ('u0001', 'purchase', '{"amount":0}')$$);
--- a new attribute, which no rule names: of leaves, those over attributes
+-- a new attribute, which no rule names: no leaf
 SELECT * FROM pg_temp.work_of($$SELECT audience.profile_set('u0001', '{"language":"eo"}')$$);
 
 -- Definitions: loaded once a change, and once more by who made it, after the
@@ -171,7 +171,7 @@ INSERT INTO audience.events (user_id, event_type) VALUES ('u0001', 'view');
 SELECT counter, value FROM audience.engine_work() WHERE counter IN ('definition_loads', 'sql_statements');
 INSERT INTO audience.events (user_id, event_type) VALUES ('u0001', 'view');
 SELECT counter, value FROM audience.engine_work() WHERE counter IN ('definition_loads', 'sql_statements');
-SELECT value < 1400 * 2048 AS bounded FROM audience.engine_work() WHERE counter = 'definition_bytes';
+SELECT value < 1400 * 1024 AS bounded FROM audience.engine_work() WHERE counter = 'definition_bytes';
 
 -- ten segments in one transaction: ten times
 SELECT audience.engine_work_reset();
