@@ -288,6 +288,7 @@ sub create_segment
 	my $id = 's' . $world->{next_segment}++;
 	my $when = chance(0.8) ? 'later' : 'now';
 
+	touch_due($world);
 	if ($world->{next_segment} % 9 == 3)
 	{
 		push @{ $world->{segments} }, { id => $id, active => 1, members => {} };
@@ -321,17 +322,20 @@ sub change_segment
 		my ($json, $rule) = rule_for($world, $segment);
 		return if ask($world, 'SELECT rules OPERATOR(audience.=) ' . quote($json)
 			  . "::audience.rule FROM audience.segments WHERE id = '$segment->{id}'") eq 't';
+		touch_due($world);
 		@$segment{qw(json rule)} = ($json, $rule);
 		ask($world, "$sql, rules => " . quote($json) . ')');
 	}
 	elsif ($segment->{active})
 	{
+		touch_due($world);
 		$segment->{active} = 0;
 		$when = 'now';
 		ask($world, "$sql, active => false)");
 	}
 	else
 	{
+		touch_due($world);
 		$segment->{active} = 1;
 		ask($world, "$sql, active => true)");
 	}
@@ -345,7 +349,9 @@ sub begin_refresh
 	my ($world) = @_;
 	my ($segment) = shuffle grep { $_->{rule} } @{ $world->{segments} };
 
-	ask($world, "SELECT audience.refresh_begin('$segment->{id}')") if $segment;
+	return unless $segment;
+	expire($world);
+	ask($world, "SELECT audience.refresh_begin('$segment->{id}')");
 	return;
 }
 
@@ -402,20 +408,28 @@ sub delete_segment
 	my ($segment) = shuffle @{ $world->{segments} };
 
 	return if ask($world, "SELECT audience.segment_dependents('$segment->{id}')") ne '';
+	touch_due($world);
 	ask($world, "SELECT audience.segment_delete('$segment->{id}')");
 	@{ $world->{segments} } = grep { $_ != $segment } @{ $world->{segments} };
 	return;
 }
 
-# Those whose timers are due are looked at; the others must not have changed,
-# but for what a fill has yet to bring.
+# Those whose timers are due are looked at, as a change of definitions does first,
+# too; the others must not have changed, but for what a fill has yet to bring.
+sub touch_due
+{
+	my ($world) = @_;
+
+	touch($world, map { $_->[0] } rows($world, 'SELECT user_id FROM audience.timers WHERE due_at <= audience.now()'));
+	return;
+}
+
 sub expire
 {
 	my ($world) = @_;
-	my @due = map { $_->[0] } rows($world, 'SELECT user_id FROM audience.timers WHERE due_at <= audience.now()');
 
+	touch_due($world);
 	ask($world, 'SELECT audience.run_due()');
-	touch($world, @due);
 	return;
 }
 
@@ -441,6 +455,7 @@ sub add_trait
 	my $definition = $trait->{sql} =~ s/trait_create\('t\d+', /trait_definition(/r;
 	my $kept = ask($world, "SELECT count(*) FROM audience.aggregates WHERE pending IS NULL AND definition OPERATOR(audience.=) $definition");
 
+	touch_due($world);
 	ask($world, "SELECT $trait->{sql}");
 	push @{ $world->{traits} }, $trait;
 	touch_all($world) unless $kept;
