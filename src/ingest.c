@@ -27,6 +27,7 @@
 #include "executor/executor.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "port/pg_bswap.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -68,6 +69,13 @@ typedef struct NewEvent
 	AudEvent	event;
 } NewEvent;
 
+/* what events in memory are sorted by: most users differ in their first bytes */
+typedef struct SortKey
+{
+	uint64		prefix;			/* the user id's first bytes as a number, in the ids' order */
+	const NewEvent *event;
+} SortKey;
+
 /* a statement's events, in order, from memory or from a sort */
 typedef struct EventSource
 {
@@ -75,7 +83,7 @@ typedef struct EventSource
 	TupleTableSlot *slot;
 	AudClock	clock;
 	TimestampTz transaction_start;
-	NewEvent   *events;			/* in memory */
+	SortKey    *events;			/* in memory */
 	int			nevents;
 	int			at;
 	Tuplesortstate *sort;		/* else NULL */
@@ -260,14 +268,29 @@ compare_text(const char *a, int alen, const char *b, int blen)
 	return order != 0 ? order : alen - blen;
 }
 
+/* The first bytes of a text as a number, in C order as far as they tell. */
+static uint64
+text_prefix(const char *text, int len)
+{
+	uint64		prefix = 0;
+
+	memcpy(&prefix, text, Min(len, sizeof(prefix)));
+	return pg_ntoh64(prefix);
+}
+
 /* The order of events: user, time, id. */
 static int
 compare_events(const void *a, const void *b)
 {
-	const NewEvent *x = a;
-	const NewEvent *y = b;
-	int			order = compare_text(x->user_id, x->user_id_len, y->user_id, y->user_id_len);
+	const SortKey *s = a;
+	const SortKey *t = b;
+	const NewEvent *x = s->event;
+	const NewEvent *y = t->event;
+	int			order;
 
+	if (s->prefix != t->prefix)
+		return s->prefix < t->prefix ? -1 : 1;
+	order = compare_text(x->user_id, x->user_id_len, y->user_id, y->user_id_len);
 	if (order != 0)
 		return order;
 	if (x->event.time != y->event.time)
@@ -295,11 +318,13 @@ read_all(EventSource *source, Tuplestorestate *store, int64 count)
 											   ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(mcxt);
 	Size		bytes = 0;
+	NewEvent   *events;
 
-	source->events = palloc(count * sizeof(NewEvent));
+	events = palloc(count * sizeof(NewEvent));
+	source->events = palloc(count * sizeof(SortKey));
 	for (;;)
 	{
-		NewEvent   *new = &source->events[source->nevents];
+		NewEvent   *new = &events[source->nevents];
 		bool		more;
 
 		CHECK_FOR_INTERRUPTS();
@@ -312,7 +337,8 @@ read_all(EventSource *source, Tuplestorestate *store, int64 count)
 			continue;
 		read_event(source, source->slot, new);
 		check_event(new, &source->clock);
-		source->nevents++;
+		source->events[source->nevents].prefix = text_prefix(new->user_id, new->user_id_len);
+		source->events[source->nevents++].event = new;
 		bytes += event_size(new);
 		if (bytes > BATCH_BYTES)
 		{
@@ -323,7 +349,7 @@ read_all(EventSource *source, Tuplestorestate *store, int64 count)
 		}
 	}
 	MemoryContextSwitchTo(old);
-	qsort(source->events, source->nevents, sizeof(NewEvent), compare_events);
+	qsort(source->events, source->nevents, sizeof(SortKey), compare_events);
 	return true;
 }
 
@@ -389,7 +415,7 @@ peek(EventSource *source, NewEvent *new)
 	if (!has_next(source))
 		return false;
 	if (source->sort == NULL)
-		*new = source->events[source->at];
+		*new = *source->events[source->at].event;
 	else
 	{
 		slot_getallattrs(source->slot);

@@ -47,7 +47,7 @@ CREATE TABLE audience.profiles (
 	state bytea,
 	members bytea,
 	attributes jsonb NOT NULL DEFAULT '{}'
-) WITH (fillfactor = 80, toast_tuple_target = 8160);
+) WITH (fillfactor = 70, toast_tuple_target = 8160);
 -- both are written again and again: compressing them costs more than it saves
 ALTER TABLE audience.profiles
 	ALTER state SET STORAGE EXTERNAL,
