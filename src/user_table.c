@@ -55,6 +55,7 @@
 #include "utils/snapmgr.h"
 
 #include "definitions.h"
+#include "store.h"
 #include "stats.h"
 #include "user_table.h"
 
@@ -121,18 +122,23 @@ refresh_snapshot(AudUserTable *table)
 	PopActiveSnapshot();
 	if (table->scan != NULL)
 		table->scan->xs_snapshot = table->snapshot;
+	if (table->estate != NULL)
+		table->estate->es_snapshot = table->snapshot;
 	if (old != NULL)
 		UnregisterSnapshot(old);
 }
 
-/* Is there nothing about the table that only the executor knows how to do? */
+/*
+ * Is there nothing about the table that only the executor knows how to do?  A
+ * column that somebody has added may not allow null.
+ */
 static bool
-is_plain(Relation rel)
+is_plain(Relation rel, int ncolumns)
 {
 	const TupleConstr *constr = RelationGetDescr(rel)->constr;
 
 	return rel->rd_rel->relkind == RELKIND_RELATION && rel->trigdesc == NULL &&
-		!rel->rd_rel->relispartition &&
+		!rel->rd_rel->relispartition && RelationGetNumberOfAttributes(rel) == ncolumns &&
 		(constr == NULL || (constr->num_check == 0 && !constr->has_generated_stored));
 }
 
@@ -144,8 +150,14 @@ is_plain(Relation rel)
 AudUserTable *
 aud_user_table_open(AudUserTableName name)
 {
-	static const char *const names[AUD_NUSER_TABLES] = {
-		[AUD_PROFILES] = "profiles", [AUD_TIMERS] = "timers", [AUD_TRANSITION_LOG] = "transition_log"
+	static const struct
+	{
+		const char *name;
+		int			ncolumns;
+	}			tables[AUD_NUSER_TABLES] = {
+		[AUD_PROFILES] = {"profiles", AUD_PROFILE_ATTRIBUTES},
+		[AUD_TIMERS] = {"timers", AUD_TIMER_DUE_AT},
+		[AUD_TRANSITION_LOG] = {"transition_log", AUD_LOG_ENTRIES},
 	};
 	MemoryContext mcxt = AllocSetContextCreate(CurrentMemoryContext, "audience user table",
 											   ALLOCSET_DEFAULT_SIZES);
@@ -155,8 +167,8 @@ aud_user_table_open(AudUserTableName name)
 	/* so that what this transaction has done before is seen */
 	CommandCounterIncrement();
 	table->mcxt = mcxt;
-	table->rel = table_open(aud_definitions_table(names[name]), RowExclusiveLock);
-	table->plain = is_plain(table->rel);
+	table->rel = table_open(aud_definitions_table(tables[name].name), RowExclusiveLock);
+	table->plain = is_plain(table->rel, tables[name].ncolumns);
 	table->nblocks = InvalidBlockNumber;
 	table->cid = GetCurrentCommandId(true);
 	table->places = &all_places[name];
@@ -203,10 +215,11 @@ static void
 grow_places(Places *places)
 {
 	uint32		nold = places->nplaces;
+	uint32		n = Max(MIN_PLACES, nold * 4);
 	Place	   *old = places->places;
 
-	places->nplaces = Max(MIN_PLACES, nold * 4);
-	places->places = MemoryContextAllocZero(TopMemoryContext, places->nplaces * sizeof(Place));
+	places->places = MemoryContextAllocZero(TopMemoryContext, n * sizeof(Place));
+	places->nplaces = n;
 	places->nstored = 0;
 	/* the older of two first */
 	for (uint32 i = nold; i-- > 0;)
@@ -296,6 +309,15 @@ next_unpruned(AudUserTable *table)
 	return false;
 }
 
+/* Refuses a table whose primary key somebody has dropped. */
+static void
+refuse_without_key(AudUserTable *table)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("table \"%s\" has no primary key", RelationGetRelationName(table->rel))));
+}
+
 /* Looks the user's row up in the primary key. */
 static bool
 find_by_index(AudUserTable *table)
@@ -306,9 +328,7 @@ find_by_index(AudUserTable *table)
 	{
 		(void) RelationGetIndexList(table->rel);
 		if (!OidIsValid(table->rel->rd_pkindex))
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("table \"%s\" has no primary key", RelationGetRelationName(table->rel))));
+			refuse_without_key(table);
 		table->index = index_open(table->rel->rd_pkindex, RowExclusiveLock);
 		table->scan = index_beginscan(table->rel, table->index, table->snapshot, 1, 0);
 	}
@@ -374,7 +394,11 @@ lock_found(AudUserTable *table)
 static void
 set_user(AudUserTable *table, const char *id, int len)
 {
-	Assert(len <= 255);
+	if (len > 255)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a user's id must be 1 to 255 bytes long"),
+				 errdetail("It is %d bytes long.", len)));
 	SET_VARSIZE(table->user_id, VARHDRSZ + len);
 	memcpy(VARDATA(table->user_id), id, len);
 	table->hash = hash_bytes((const unsigned char *) id, len);
@@ -605,6 +629,17 @@ aud_user_table_delete(AudUserTable *table)
 	MemoryContextSwitchTo(old);
 }
 
+/* The primary key among the indexes that have been opened for writing. */
+static Oid
+primary_key(AudUserTable *table)
+{
+	for (int i = 0; i < table->result->ri_NumIndices; i++)
+		if (table->result->ri_IndexRelationDescs[i]->rd_index->indisprimary)
+			return RelationGetRelid(table->result->ri_IndexRelationDescs[i]);
+	refuse_without_key(table);
+	return InvalidOid;
+}
+
 /*
  * Inserts the columns as the row of the user last looked for, who has none.  False: somebody
  * else has made one meanwhile (and has been waited for).
@@ -615,7 +650,6 @@ aud_user_table_insert(AudUserTable *table)
 	MemoryContext old = MemoryContextSwitchTo(table->mcxt);
 	List	   *arbiters;
 	ItemPointerData other;
-	bool		conflict = false;
 	bool		inserted = false;
 
 	begin_writing(table);
@@ -634,11 +668,12 @@ aud_user_table_insert(AudUserTable *table)
 			ExecComputeStoredGenerated(table->result, table->estate, table->written, CMD_INSERT);
 		ExecConstraints(table->result, table->written, table->estate);
 	}
-	arbiters = list_make1_oid(table->rel->rd_pkindex);
+	arbiters = list_make1_oid(primary_key(table));
 	while (!inserted)
 	{
 		uint32		token;
 		List	   *recheck;
+		bool		conflict = false;
 
 		CHECK_FOR_INTERRUPTS();
 		if (!ExecCheckIndexConstraints(table->result, table->written, table->estate,
@@ -730,6 +765,7 @@ aud_user_table_close(AudUserTable *table)
 			PushActiveSnapshot(table->snapshot);
 			AfterTriggerEndQuery(table->estate);
 			PopActiveSnapshot();
+			ExecResetTupleTable(table->estate->es_tupleTable, false);
 		}
 		ExecCloseIndices(table->result);
 		FreeExecutorState(table->estate);
