@@ -381,6 +381,8 @@ fold_edge(const AudAggregateDef *def, AudAggregateState *state,
 		if (first ? order >= 0 : order <= 0)
 			return;
 	}
+	if (event->id_len > AUD_MAX_NAME_BYTES)
+		return;					/* such an event does not come in, but the table allows it */
 	state->count = 1;
 	state->time = event->time;
 	/* the first value is the stored row's, and what it was before points to it */
@@ -388,7 +390,7 @@ fold_edge(const AudAggregateDef *def, AudAggregateState *state,
 		pfree(state->value);
 	state->value = NULL;
 	if (state->id_room == NULL)
-		state->id_room = palloc(256);
+		state->id_room = palloc(AUD_MAX_NAME_BYTES + 1);
 	memcpy(state->id_room, event->id, event->id_len);
 	state->id = state->id_room;
 	state->id_len = event->id_len;

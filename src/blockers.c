@@ -158,6 +158,9 @@ leaf_holds(const AudLeaf *leaf, const Cell *cell)
 			json.val.boolean = cell->boolean;
 			return aud_value_holds(leaf->rule, node, &json, &no_clock);
 		case CELL_TEXT:
+			/* one that runs out of memory does not match; but only this time */
+			if (leaf->op == AUD_OP_REGEX || leaf->op == AUD_OP_IREGEX)
+				return -1;
 			json.type = jbvString;
 			json.val.string.val = unconstify(char *, cell->text);
 			json.val.string.len = cell->len;

@@ -305,10 +305,14 @@ forget_event_types(const AudDefinitions *defs)
 const AudEventType *
 aud_definitions_event_type(const AudDefinitions *defs, const char *type, int len)
 {
+	static const AudEventType none = {0};
 	char		key[sizeof(((TypeEntry *) 0)->type)];
 	TypeEntry  *entry;
 	bool		found;
 
+	/* there are none as long, but who knows how the row got there */
+	if (len >= sizeof(key))
+		return &none;
 	memcpy(key, type, len);
 	key[len] = '\0';
 	if (hash_get_num_entries(defs->types) >= MAX_EVENT_TYPES)

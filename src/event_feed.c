@@ -197,7 +197,8 @@ find_prefix(AudEventFilter *filter)
 	first = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
 	last = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2);
 	if (first != NULL && last != NULL)
-		while (first[filter->prefix_len] != '\0' && first[filter->prefix_len] == last[filter->prefix_len])
+		while (filter->prefix_len < AUD_MAX_NAME_BYTES && first[filter->prefix_len] != '\0' &&
+			   first[filter->prefix_len] == last[filter->prefix_len])
 		{
 			filter->prefix[filter->prefix_len] = first[filter->prefix_len];
 			filter->prefix_len++;

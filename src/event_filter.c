@@ -146,7 +146,7 @@ know_type(Reader *reader, const char *type, int len)
 	known = &reader->known[reader->nknown - 1];
 	if (known->aggregates == NULL)
 	{
-		known->type = MemoryContextAlloc(reader->mcxt, 256);
+		known->type = MemoryContextAlloc(reader->mcxt, AUD_MAX_NAME_BYTES + 1);
 		known->aggregates = MemoryContextAlloc(reader->mcxt,
 											   reader->filter->naggregates * sizeof(AudAggregateDef *));
 	}
@@ -194,7 +194,8 @@ is_wanted(Reader *reader, bool *old)
 	const AudClock *clock = &reader->filter->clock;
 	const KnownType *type;
 	AudEvent	event;
-	int			len;
+	int			len,
+				user_id_len;
 	const char *name;
 	bool		wanted = false;
 	bool		isnull;
@@ -202,8 +203,13 @@ is_wanted(Reader *reader, bool *old)
 
 	slot_getsomeattrs(slot, columns[AUD_ROW_EVENT_TYPE - 1]);
 	name = slot_text(slot, columns[AUD_ROW_EVENT_TYPE - 1], &len);
+	if (len > AUD_MAX_NAME_BYTES)
+		return false;
 	type = know_type(reader, name, len);
 	if (type->naggregates == 0)
+		return false;
+	(void) slot_text(slot, columns[AUD_ROW_USER_ID - 1], &user_id_len);
+	if (user_id_len > AUD_MAX_NAME_BYTES)
 		return false;
 
 	MemoryContextReset(reader->row_mcxt);
@@ -444,7 +450,7 @@ run_parallel(const AudEventFilter *filter, const AudAggregateDef *const *aggrega
 	bool		more = true;
 
 	EnterParallelMode();
-	context = CreateParallelContext("audience_manager", "aud_event_filter_worker", nworkers);
+	context = CreateParallelContext("$libdir/audience_manager", "aud_event_filter_worker", nworkers);
 	shm_toc_estimate_chunk(&context->estimator, sizeof(AudEventFilter));
 	shm_toc_estimate_chunk(&context->estimator, rules);
 	shm_toc_estimate_chunk(&context->estimator, ages);

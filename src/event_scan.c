@@ -34,6 +34,7 @@
 #include "definitions.h"
 #include "event_scan.h"
 #include "stats.h"
+#include "store.h"
 
 struct AudEventScan
 {
@@ -117,7 +118,7 @@ aud_event_scan_user(AudEventScan *scan, const char *user_id, int len, TimestampT
 	MemoryContext old = MemoryContextSwitchTo(scan->mcxt);
 
 	MemoryContextReset(scan->row_mcxt);
-	Assert(len <= 255);
+	aud_store_check_user_id(len);
 	SET_VARSIZE(scan->user_id, VARHDRSZ + len);
 	memcpy(VARDATA(scan->user_id), user_id, len);
 	ScanKeyEntryInitialize(&keys[0], 0, 1, BTEqualStrategyNumber, TEXTOID,

@@ -19,6 +19,7 @@
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
 #include "access/xact.h"
 #include "catalog/pg_collation_d.h"
 #include "catalog/pg_operator_d.h"
@@ -120,11 +121,22 @@ find_columns(TupleDesc tupdesc, EventColumns *columns)
 static void
 check_text(const char *name, int len)
 {
-	if (len < 1 || len > 255)
+	if (len < 1 || len > AUD_MAX_NAME_BYTES)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("\"%s\" of an event must be 1 to 255 bytes long", name),
+				 errmsg("\"%s\" of an event must be 1 to %d bytes long", name, AUD_MAX_NAME_BYTES),
 				 errdetail("It is %d bytes long.", len)));
+}
+
+/* The same for the three names of the row in the slot. */
+static void
+check_texts(const EventColumns *columns, TupleTableSlot *slot)
+{
+	static const char *const names[] = {"user_id", "event_type", "event_id"};
+	int			numbers[] = {columns->user_id, columns->event_type, columns->event_id};
+
+	for (int i = 0; i < lengthof(names); i++)
+		check_text(names[i], toast_raw_datum_size(slot->tts_values[numbers[i] - 1]) - VARHDRSZ);
 }
 
 /* Refuses an event because of its time. */
@@ -238,6 +250,8 @@ is_live(const EventSource *source, TupleTableSlot *slot)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("column \"received_at\" of an event cannot be given"),
 				 errhint("Leave it out: it is when the event was received.  (Dumps restore it with \"row_security\" off.)")));
+	/* of a restored event only what the engine has no room for is refused */
+	check_texts(&source->columns, slot);
 	return false;
 }
 

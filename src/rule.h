@@ -40,6 +40,9 @@
 #define AUD_MAX_LEAVES			10000
 #define AUD_MAX_BYTES			(1024 * 1024)
 
+/* bytes of a user's id, and of an event's type and id */
+#define AUD_MAX_NAME_BYTES		255
+
 typedef enum AudNodeKind
 {
 	AUD_NODE_TRUE,

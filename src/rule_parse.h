@@ -39,9 +39,6 @@
 /* keys and elements in one path */
 #define AUD_MAX_PATH_STEPS		1000
 
-/* bytes of an event type */
-#define AUD_MAX_NAME_BYTES		255
-
 /*
  * The longest duration in microseconds, a bit more than 100,000 years: far
  * enough from what int64 can hold that adding some to a timestamp is safe.

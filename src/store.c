@@ -30,6 +30,7 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 
+#include "rule.h"
 #include "settings.h"
 #include "stats.h"
 #include "store.h"
@@ -189,6 +190,20 @@ aud_store_execute(AudStatement statement, Datum *values, const char *nulls,
 		elog(ERROR, "could not run \"%s\": %s", texts[statement].text,
 			 SPI_result_code_string(result));
 	return SPI_processed;
+}
+
+/*
+ * Refuses a user's id of more than AUD_MAX_NAME_BYTES, which what holds one in
+ * the engine has no room for.  No event comes in with it, but the tables allow it.
+ */
+void
+aud_store_check_user_id(int len)
+{
+	if (len > AUD_MAX_NAME_BYTES)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a user's id must be at most %d bytes long", AUD_MAX_NAME_BYTES),
+				 errdetail("There is one of %d bytes.", len)));
 }
 
 /* A text array; lengths may be NULL for NUL-terminated strings; a NULL string is null. */

@@ -65,6 +65,9 @@ extern void aud_store_end(int nestlevel);
  */
 extern uint64 aud_store_execute(AudStatement statement, Datum *values, const char *nulls, bool read_only);
 
+/* refuses a user's id that is too long */
+extern void aud_store_check_user_id(int len);
+
 /* arrays for statements' arguments */
 extern Datum aud_store_text_array(const char *const *strings, const int *lengths, int n);
 extern Datum aud_store_array(Datum *values, bool *nulls, int n, Oid type);

@@ -345,7 +345,7 @@ find_by_index(AudUserTable *table)
 static void
 refuse_result(AudUserTable *table, TM_Result result)
 {
-	if (result == TM_SelfModified)
+	if (result == TM_SelfModified || result == TM_Invisible)
 		ereport(ERROR,
 				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
 				 errmsg("row of table \"%s\" was already modified by an operation triggered by the current command",
@@ -394,11 +394,7 @@ lock_found(AudUserTable *table)
 static void
 set_user(AudUserTable *table, const char *id, int len)
 {
-	if (len > 255)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("a user's id must be 1 to 255 bytes long"),
-				 errdetail("It is %d bytes long.", len)));
+	aud_store_check_user_id(len);
 	SET_VARSIZE(table->user_id, VARHDRSZ + len);
 	memcpy(VARDATA(table->user_id), id, len);
 	table->hash = hash_bytes((const unsigned char *) id, len);

@@ -142,3 +142,20 @@ SET audience.now = '1999-02-10T12:00:00Z';
 INSERT INTO audience.events (user_id, event_type, event_id) VALUES ('o', 'x', '2');
 SELECT segment_id FROM audience.user_segments('o') WHERE segment_id = 'old';
 SELECT user_id, detail FROM audience.verify() WHERE user_id = 'o';
+
+-- names that are too long do not come in by the road of dumps either; should a
+-- table hold them all the same, nothing breaks
+SET audience.now = '2026-06-01T00:00:00Z';
+INSERT INTO audience.events (user_id, event_type) VALUES ('n', 'login');
+SET row_security = off;
+SELECT pg_temp.try($$INSERT INTO audience.events (user_id, event_type, received_at) VALUES (repeat('u', 300), 'a', '2026-01-01')$$);
+SELECT pg_temp.try($$INSERT INTO audience.events (user_id, event_type, received_at) VALUES ('n', repeat('t', 100000), '2026-01-01')$$);
+SELECT pg_temp.try($$INSERT INTO audience.events (user_id, event_id, event_type, received_at) VALUES ('n', repeat('i', 256), 'a', '2026-01-01')$$);
+RESET row_security;
+ALTER TABLE audience.events DISABLE TRIGGER USER;
+INSERT INTO audience.events (user_id, event_id, event_type) VALUES (repeat('u', 300), 'a', 'a'), ('n', 'a', repeat('t', 100000)), ('n', repeat('i', 300), 'last');
+ALTER TABLE audience.events ENABLE TRIGGER USER;
+SELECT audience.segment_create('anything', 'count(*, LAST ''10 days'') >= 1 AND count(t*) = 0 AND last(last.x) = 1');
+SELECT audience.segment_create('ever', 'count(*) >= 1000 OR count(q) >= 1');
+SELECT audience.profile_rebuild('{n}');
+SELECT pg_temp.try(format('SELECT audience.profile_rebuild(ARRAY[%L])', repeat('u', 300)));
