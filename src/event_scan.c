@@ -53,23 +53,13 @@ struct AudEventScan
 	int			context;
 };
 
-/*
- * Gives the scan a snapshot of this instant (at READ COMMITTED), which sees
- * what this transaction has done, too.
- */
+/* Gives the scan a snapshot of this instant. */
 static void
 refresh_snapshot(AudEventScan *scan)
 {
-	Snapshot	old = scan->snapshot;
-
-	PushActiveSnapshot(GetTransactionSnapshot());
-	UpdateActiveSnapshotCommandId();
-	scan->snapshot = RegisterSnapshot(GetActiveSnapshot());
-	PopActiveSnapshot();
+	scan->snapshot = aud_store_renew_snapshot(scan->snapshot);
 	if (scan->scan != NULL)
 		scan->scan->xs_snapshot = scan->snapshot;
-	if (old != NULL)
-		UnregisterSnapshot(old);
 }
 
 /*

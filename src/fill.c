@@ -30,6 +30,7 @@
 #include "decider.h"
 #include "event_feed.h"
 #include "pass.h"
+#include "stats.h"
 #include "store.h"
 #include "user_table.h"
 
@@ -210,7 +211,9 @@ take_fed_users(AudBatch *batch)
 		if (!aud_user_table_update(profiles))
 			ereport(ERROR,
 					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-					 errmsg("could not serialize access due to concurrent update")));
+					 errmsg("could not serialize access due to concurrent update"),
+					 errhint("The transaction might succeed if retried.")));
+		aud_stats_count(AUD_COUNT_PROFILES_WRITTEN, 1);
 	}
 	MemoryContextSwitchTo(batch->mcxt);
 	aud_advance_end(advance);

@@ -13,7 +13,7 @@
  * checks that.  Those that join do not repeat "= ANY($1)": PostgreSQL 15 would
  * search the list anew for every row.
  *
- * Profiles and timers are written without statements (user_table.c).  A locked
+ * Profiles, timers and history are written without statements (user_table.c).  A locked
  * profile stays where it is until it is updated, so its place (ctid) is read,
  * too, which saves a second descent of the index.
  *
@@ -29,6 +29,7 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
 
 #include "rule.h"
 #include "settings.h"
@@ -190,6 +191,24 @@ aud_store_execute(AudStatement statement, Datum *values, const char *nulls,
 		elog(ERROR, "could not run \"%s\": %s", texts[statement].text,
 			 SPI_result_code_string(result));
 	return SPI_processed;
+}
+
+/*
+ * A registered snapshot of this instant (at READ COMMITTED), which sees what this
+ * transaction has done, too; the one before (NULL: none) is unregistered.
+ */
+Snapshot
+aud_store_renew_snapshot(Snapshot old)
+{
+	Snapshot	renewed;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	UpdateActiveSnapshotCommandId();
+	renewed = RegisterSnapshot(GetActiveSnapshot());
+	PopActiveSnapshot();
+	if (old != NULL)
+		UnregisterSnapshot(old);
+	return renewed;
 }
 
 /*

@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "executor/spi.h"
+#include "utils/snapshot.h"
 
 typedef enum AudStatement
 {
@@ -64,6 +65,9 @@ extern void aud_store_end(int nestlevel);
  * is committed when it starts (at READ COMMITTED).
  */
 extern uint64 aud_store_execute(AudStatement statement, Datum *values, const char *nulls, bool read_only);
+
+/* for reading without statements: what one would see that begins now */
+extern Snapshot aud_store_renew_snapshot(Snapshot old);
 
 /* refuses a user's id that is too long */
 extern void aud_store_check_user_id(int len);

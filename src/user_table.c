@@ -92,7 +92,7 @@ struct AudUserTable
 	MemoryContext mcxt;			/* of the table as it is open */
 	Relation	rel;
 	bool		plain;			/* nothing but rows and indexes */
-	BlockNumber nblocks;		/* there were at least so many when it was opened; invalid: not known yet */
+	BlockNumber nblocks;		/* there are at least so many; invalid: not asked yet */
 	Places	   *places;
 	CommandId	cid;
 	Snapshot	snapshot;		/* of look-ups, registered */
@@ -110,22 +110,15 @@ struct AudUserTable
 	pg_attribute_aligned(8) char user_id[VARHDRSZ + 256];	/* a text, of at most 255 bytes */
 };
 
-/* Takes a snapshot of this instant (at READ COMMITTED), which sees what this transaction has done. */
+/* Gives look-ups a snapshot of this instant. */
 static void
 refresh_snapshot(AudUserTable *table)
 {
-	Snapshot	old = table->snapshot;
-
-	PushActiveSnapshot(GetTransactionSnapshot());
-	UpdateActiveSnapshotCommandId();
-	table->snapshot = RegisterSnapshot(GetActiveSnapshot());
-	PopActiveSnapshot();
+	table->snapshot = aud_store_renew_snapshot(table->snapshot);
 	if (table->scan != NULL)
 		table->scan->xs_snapshot = table->snapshot;
 	if (table->estate != NULL)
 		table->estate->es_snapshot = table->snapshot;
-	if (old != NULL)
-		UnregisterSnapshot(old);
 }
 
 /*
@@ -174,7 +167,7 @@ aud_user_table_open(AudUserTableName name)
 	table->places = &all_places[name];
 	if (table->places->filenode != table->rel->rd_node.relNode)
 	{
-		/* another file, or another database's extension made anew */
+		/* the table has been rewritten, or the extension made anew */
 		for (uint32 i = 0; i < table->places->nplaces; i++)
 			ItemPointerSetInvalid(&table->places->places[i].tid);
 		table->places->filenode = table->rel->rd_node.relNode;
@@ -310,7 +303,7 @@ next_unpruned(AudUserTable *table)
 }
 
 /* Refuses a table whose primary key somebody has dropped. */
-static void
+static void pg_attribute_noreturn()
 refuse_without_key(AudUserTable *table)
 {
 	ereport(ERROR,
@@ -342,7 +335,7 @@ find_by_index(AudUserTable *table)
 }
 
 /* Refuses to write what a trigger on the table has written meanwhile. */
-static void
+static void pg_attribute_noreturn()
 refuse_result(AudUserTable *table, TM_Result result)
 {
 	if (result == TM_SelfModified || result == TM_Invisible)
@@ -386,7 +379,6 @@ lock_found(AudUserTable *table)
 			return false;
 		default:
 			refuse_result(table, result);
-			return false;
 	}
 }
 
@@ -401,10 +393,11 @@ set_user(AudUserTable *table, const char *id, int len)
 }
 
 /*
- * Finds the row of a user; false: there is none.  With lock, and in a table that is not plain, it is the newest version,
- * locked until the transaction ends; else it is the one that the table's
- * snapshot sees, and aud_user_table_update says whether there is a newer one.
- * Valid until the next call of a function of this table.
+ * Finds the row of a user; false: there is none.  With lock, and in a table that
+ * is not plain, it is the newest version, locked until the transaction ends;
+ * else it is the one that the table's snapshot sees, and aud_user_table_update
+ * says whether there is a newer one.  Valid until the next call of a function
+ * of this table.
  */
 bool
 aud_user_table_find(AudUserTable *table, const char *id, int len, bool lock)
@@ -633,12 +626,11 @@ primary_key(AudUserTable *table)
 		if (table->result->ri_IndexRelationDescs[i]->rd_index->indisprimary)
 			return RelationGetRelid(table->result->ri_IndexRelationDescs[i]);
 	refuse_without_key(table);
-	return InvalidOid;
 }
 
 /*
- * Inserts the columns as the row of the user last looked for, who has none.  False: somebody
- * else has made one meanwhile (and has been waited for).
+ * Inserts the columns as the row of the user last looked for, who has none.
+ * False: somebody else has made one meanwhile (and has been waited for).
  */
 bool
 aud_user_table_insert(AudUserTable *table)
