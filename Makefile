@@ -14,7 +14,8 @@ OBJS = $(sort $(patsubst %.c,%.o,$(wildcard src/*.c)) src/rule_scan.o src/rule_g
 EXTENSION_SQL = sql/$(EXTENSION)--$(EXTVERSION).sql
 DATA_built = $(EXTENSION_SQL)
 
-# the background workers: a module of their own, which sessions never load
+# the background workers: a module of their own, which sessions never load, nor
+# the libraries that it needs
 WORKER = bgworker/audience_worker.so
 WORKER_OBJS = $(sort $(patsubst %.c,%.o,$(wildcard bgworker/*.c)))
 DATA = $(wildcard sql/upgrade/*.sql)
@@ -41,7 +42,7 @@ include $(PGXS)
 
 all: $(WORKER)
 $(WORKER): $(WORKER_OBJS)
-	$(CC) $(CFLAGS) $(WORKER_OBJS) $(LDFLAGS) $(LDFLAGS_SL) -shared -o $@
+	$(CC) $(CFLAGS) $(WORKER_OBJS) $(LDFLAGS) $(LDFLAGS_SL) -shared -o $@ -lrdkafka -ljansson
 bgworker/%.o: override CPPFLAGS += -I$(srcdir)/src
 
 # PGXS knows of one module only

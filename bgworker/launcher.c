@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * launcher.c
- *	  The launcher: a scheduler for each database that has the extension.
+ *	  The launcher: the workers of each database that has the extension.
  *
  * The launcher is connected to no database, so it cannot see where the
  * extension is.  It starts a scheduler in each database once; that leaves
@@ -10,6 +10,9 @@
  * workers.c), or a reload of the configuration.  Few are started at a time, so
  * that looking around a server of many databases does not take all of
  * max_worker_processes.
+ *
+ * A scheduler that stays says in its slot what other workers its database
+ * needs: a relay, and how many consumers.
  *
  * What it knows of databases is its own memory; what it knows of workers
  * stands in their slots, so that a launcher that was started again finds them.
@@ -42,6 +45,22 @@
 /* a worker that lived longer was started well, whatever ended it */
 #define GOOD_LIFE_MS		60000
 
+/* A worker that a database has or may have. */
+typedef struct Post
+{
+	int			slot;			/* number; 0: none */
+	BackgroundWorkerHandle *handle; /* of one that we started; owned */
+	bool		no_room;		/* waits for a slot */
+	int			failures;		/* in a row */
+	TimestampTz not_before;		/* when to start one */
+} Post;
+
+/* posts of a database: the scheduler's, the relay's, and those of consumers */
+#define POST_SCHEDULER		0
+#define POST_RELAY			1
+#define POST_CONSUMER		2
+#define NPOSTS				(POST_CONSUMER + AUD_CONSUMERS_MAX)
+
 typedef struct Database
 {
 	Oid			oid;			/* key */
@@ -49,11 +68,9 @@ typedef struct Database
 	bool		wanted;			/* there, and to have a scheduler */
 	bool		absent;			/* a scheduler found no extension */
 	bool		news;			/* there was word since one was started */
-	int			slot;			/* number; 0: none */
-	BackgroundWorkerHandle *handle; /* of one that we started; owned */
-	bool		no_room;		/* waits for a slot */
-	int			failures;		/* in a row */
-	TimestampTz not_before;		/* when to start one */
+	bool		wants_relay;	/* what its scheduler has said last */
+	int			wants_consumers;
+	Post		posts[NPOSTS];
 } Database;
 
 extern PGDLLEXPORT void aud_launcher_main(Datum main_arg);
@@ -73,17 +90,56 @@ find_database(Oid oid, bool make)
 	if (make && !found)
 	{
 		memset((char *) database + sizeof(Oid), 0, sizeof(Database) - sizeof(Oid));
-		database->not_before = DT_NOBEGIN;
+		for (int i = 0; i < NPOSTS; i++)
+			database->posts[i].not_before = DT_NOBEGIN;
 	}
 	return database;
 }
 
-/* Sets a database back after a failure. */
-static void
-back_off(Database *database, TimestampTz now)
+/* Has the database a worker, of any kind? */
+static bool
+has_workers(const Database *database)
 {
-	database->failures++;
-	database->not_before = TimestampTzPlusMilliseconds(now, aud_frame_backoff_ms(database->failures));
+	for (int i = 0; i < NPOSTS; i++)
+		if (database->posts[i].slot != 0)
+			return true;
+	return false;
+}
+
+/* Is there to be a worker at this post of the database? */
+static bool
+is_wanted(const Database *database, int post)
+{
+	if (!database->wanted || database->absent)
+		return false;
+	if (post == POST_SCHEDULER)
+		return true;
+	if (post == POST_RELAY)
+		return database->wants_relay;
+	return post - POST_CONSUMER < database->wants_consumers;
+}
+
+/* The post that a slot's worker has. */
+static int
+post_of(const AudWorkerSlot *slot)
+{
+	switch (slot->kind)
+	{
+		case AUD_WORKER_RELAY:
+			return POST_RELAY;
+		case AUD_WORKER_CONSUMER:
+			return POST_CONSUMER + slot->number;
+		default:
+			return POST_SCHEDULER;
+	}
+}
+
+/* Sets a post back after a failure. */
+static void
+back_off(Post *post, TimestampTz now)
+{
+	post->failures++;
+	post->not_before = TimestampTzPlusMilliseconds(now, aud_frame_backoff_ms(post->failures));
 }
 
 /* Takes over what sessions have given word of, and what a reload means. */
@@ -114,33 +170,41 @@ read_news(void)
 			about = news[i] == database->oid;
 		if (!about)
 			continue;
-		database->absent = database->no_room = false;
+		database->absent = false;
 		database->news = true;
-		database->failures = 0;
-		database->not_before = DT_NOBEGIN;
+		for (int i = 0; i < NPOSTS; i++)
+		{
+			database->posts[i].no_room = false;
+			database->posts[i].failures = 0;
+			database->posts[i].not_before = DT_NOBEGIN;
+		}
 	}
 }
 
 /* A worker of the database is gone: what that means for the next. */
 static void
-end_worker(Database *database, AudWorkerEnd end, TimestampTz started_at, TimestampTz now)
+end_worker(Database *database, Post *post, AudWorkerEnd end, TimestampTz started_at, TimestampTz now)
 {
-	database->slot = 0;
-	if (database->handle != NULL)
-		pfree(database->handle);
-	database->handle = NULL;
+	post->slot = 0;
+	if (post->handle != NULL)
+		pfree(post->handle);
+	post->handle = NULL;
 	switch (end)
 	{
 		case AUD_END_ASKED:
 			break;
 		case AUD_END_ABSENT:
-			database->absent = !database->news;
-			database->failures = 0;
+			if (post == &database->posts[POST_SCHEDULER])
+				database->absent = !database->news;
+			/* the scheduler of an extension that is made anew says it again */
+			database->wants_relay = false;
+			database->wants_consumers = 0;
+			post->failures = 0;
 			break;
 		case AUD_END_FAILED:
 			if (TimestampDifferenceExceeds(started_at, now, GOOD_LIFE_MS))
-				database->failures = 0;
-			back_off(database, now);
+				post->failures = 0;
+			back_off(post, now);
 			break;
 	}
 }
@@ -158,9 +222,10 @@ read_slots(TimestampTz now)
 	int			starting = 0;
 	bool		room = false;
 
-	for (int i = 1; i <= AUD_WORKERS_MAX; i++)
+	for (int i = 1; i <= aud_workers->nused; i++)
 	{
 		AudWorkerSlot *slot = &aud_workers->slots[i];
+		Post	   *post;
 		pid_t		pid;
 		bool		gone;
 
@@ -168,13 +233,19 @@ read_slots(TimestampTz now)
 		if (slot->state == AUD_WORKER_FREE)
 			continue;
 		database = find_database(slot->database, true);
-		database->slot = i;
+		post = &database->posts[post_of(slot)];
+		post->slot = i;
 		LWLockAcquire(aud_workers->lock, LW_EXCLUSIVE);
+		if (slot->state == AUD_WORKER_RUNNING && slot->wants_said)
+		{
+			database->wants_relay = slot->wants_relay;
+			database->wants_consumers = slot->wants_consumers;
+		}
 		gone = slot->state == AUD_WORKER_ENDED;
 		/* one that never came as far as its slot */
 		if (slot->state == AUD_WORKER_STARTING && slot->pid == 0 &&
-			(database->handle == NULL ||
-			 GetBackgroundWorkerPid(database->handle, &pid) == BGWH_STOPPED))
+			(post->handle == NULL ||
+			 GetBackgroundWorkerPid(post->handle, &pid) == BGWH_STOPPED))
 		{
 			gone = true;
 			slot->end = slot->asked ? AUD_END_ASKED : AUD_END_FAILED;
@@ -189,14 +260,15 @@ read_slots(TimestampTz now)
 			starting++;
 		LWLockRelease(aud_workers->lock);
 		if (gone)
-			end_worker(database, slot->end, slot->started_at, now);
+			end_worker(database, post, slot->end, slot->started_at, now);
 		room |= gone;
 	}
 	if (room)
 	{
 		hash_seq_init(&status, databases);
 		while ((database = hash_seq_search(&status)) != NULL)
-			database->no_room = false;
+			for (int i = 0; i < NPOSTS; i++)
+				database->posts[i].no_room = false;
 	}
 	return starting;
 }
@@ -253,7 +325,7 @@ read_databases(void)
 
 	hash_seq_init(&status, databases);
 	while ((database = hash_seq_search(&status)) != NULL)
-		if (!database->wanted && database->slot == 0)
+		if (!database->wanted && !has_workers(database))
 			hash_search(databases, &database->oid, HASH_REMOVE, NULL);
 }
 
@@ -262,7 +334,7 @@ read_databases(void)
  * statement keeps workers out of the database.
  */
 static int
-take_free_slot(Oid database)
+take_free_slot(Oid database, AudWorkerKind kind, int number)
 {
 	int			taken = 0;
 
@@ -276,7 +348,10 @@ take_free_slot(Oid database)
 		if (slot->state != AUD_WORKER_FREE)
 			continue;
 		slot->state = AUD_WORKER_STARTING;
-		slot->kind = AUD_WORKER_SCHEDULER;
+		slot->kind = kind;
+		slot->number = number;
+		slot->wants_said = slot->wants_relay = false;
+		slot->wants_consumers = 0;
 		slot->end = AUD_END_FAILED;
 		slot->asked = false;
 		slot->database = database;
@@ -294,6 +369,7 @@ take_free_slot(Oid database)
 			pg_atomic_write_u64(&slot->jobs[j].noted, (uint64) DT_NOEND);
 			pg_atomic_write_u64(&slot->jobs[j].again, (uint64) DT_NOBEGIN);
 		}
+		aud_workers->nused = Max(aud_workers->nused, i);
 		taken = i;
 	}
 	LWLockRelease(aud_workers->lock);
@@ -314,79 +390,118 @@ give_back_slot(AudWorkerSlot *slot)
 }
 
 /*
- * Starts a worker in the database; true if it is on its way.  Where no slot or
- * no process is free, says so once; the database waits for a slot, or is set
- * back.
+ * Starts a worker at a post of the database; true if it is on its way.  Where
+ * no slot or no process is free, says so once; the post waits for a slot, or is
+ * set back.
  */
 static bool
-start_worker(Database *database, TimestampTz now)
+start_worker(Database *database, int n, TimestampTz now)
 {
+	static const struct
+	{
+		AudWorkerKind kind;
+		const char *type;
+		const char *main;
+	}			kinds[] = {
+		[POST_SCHEDULER] = {AUD_WORKER_SCHEDULER, "audience scheduler", "aud_scheduler_main"},
+		[POST_RELAY] = {AUD_WORKER_RELAY, "audience relay", "aud_relay_main"},
+		[POST_CONSUMER] = {AUD_WORKER_CONSUMER, "audience consumer", "aud_consumer_main"},
+	};
+	int			kind = Min(n, POST_CONSUMER);
+	Post	   *post = &database->posts[n];
 	BackgroundWorker worker;
 	MemoryContext context;
 	bool		registered;
-	int			n = take_free_slot(database->oid);
+	int			slot = take_free_slot(database->oid, kinds[kind].kind, n - kind);
 
-	if (n == 0)
+	if (slot == 0)
 	{
 		if (!said_full)
 			ereport(LOG,
 					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-					 errmsg("no audience scheduler for database \"%s\": there are %d already",
-							NameStr(database->name), AUD_WORKERS_MAX),
-					 errhint("Name the databases that need one in \"audience.databases\".")));
+					 errmsg("no %s for database \"%s\": there are %d workers already",
+							kinds[kind].type, NameStr(database->name), AUD_WORKERS_MAX),
+					 errhint("Name the databases that need workers in \"audience.databases\".")));
 		said_full = true;
-		database->no_room = true;
+		post->no_room = true;
 		return false;
 	}
 	/* the end of the statement calls us */
-	if (n < 0)
+	if (slot < 0)
 		return false;
 
 	memset(&worker, 0, sizeof(worker));
-	snprintf(worker.bgw_name, BGW_MAXLEN, "audience scheduler: %s", NameStr(database->name));
-	snprintf(worker.bgw_type, BGW_MAXLEN, "audience scheduler");
+	if (kind == POST_CONSUMER)
+		snprintf(worker.bgw_name, BGW_MAXLEN, "%s %d: %s", kinds[kind].type, n - kind + 1, NameStr(database->name));
+	else
+		snprintf(worker.bgw_name, BGW_MAXLEN, "%s: %s", kinds[kind].type, NameStr(database->name));
+	snprintf(worker.bgw_type, BGW_MAXLEN, "%s", kinds[kind].type);
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
 	worker.bgw_restart_time = BGW_NEVER_RESTART;
 	snprintf(worker.bgw_library_name, BGW_MAXLEN, AUD_WORKER_LIBRARY);
-	snprintf(worker.bgw_function_name, BGW_MAXLEN, "aud_scheduler_main");
-	worker.bgw_main_arg = Int32GetDatum(n);
-	memcpy(worker.bgw_extra, &aud_workers->slots[n].generation, sizeof(uint32));
+	snprintf(worker.bgw_function_name, BGW_MAXLEN, "%s", kinds[kind].main);
+	worker.bgw_main_arg = Int32GetDatum(slot);
+	memcpy(worker.bgw_extra, &aud_workers->slots[slot].generation, sizeof(uint32));
 	worker.bgw_notify_pid = MyProcPid;
 
 	/* the handle outlives the step */
 	context = MemoryContextSwitchTo(TopMemoryContext);
-	registered = RegisterDynamicBackgroundWorker(&worker, &database->handle);
+	registered = RegisterDynamicBackgroundWorker(&worker, &post->handle);
 	MemoryContextSwitchTo(context);
 	if (!registered)
 	{
-		database->handle = NULL;
-		give_back_slot(&aud_workers->slots[n]);
+		post->handle = NULL;
+		give_back_slot(&aud_workers->slots[slot]);
 		if (!said_processes)
 			ereport(LOG,
 					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-					 errmsg("no background worker process is free for the audience scheduler of database \"%s\"",
-							NameStr(database->name)),
+					 errmsg("no background worker process is free for the %s of database \"%s\"",
+							kinds[kind].type, NameStr(database->name)),
 					 errhint("Increase \"max_worker_processes\".")));
 		said_processes = true;
-		back_off(database, now);
+		back_off(post, now);
 		return false;
 	}
-	database->slot = n;
-	database->news = false;
+	post->slot = slot;
+	if (kind == POST_SCHEDULER)
+		database->news = false;
 	return true;
 }
 
-/* Asks the worker of a database that is to have none to leave. */
+/* Asks the worker at a post that is to have none to leave. */
 static void
-send_away(Database *database)
+send_away(const Post *post)
 {
-	AudWorkerSlot *slot = &aud_workers->slots[database->slot];
+	AudWorkerSlot *slot = &aud_workers->slots[post->slot];
 
 	LWLockAcquire(aud_workers->lock, LW_EXCLUSIVE);
 	if (!slot->asked && (slot->state == AUD_WORKER_STARTING || slot->state == AUD_WORKER_RUNNING))
 		aud_workers_ask(slot);
 	LWLockRelease(aud_workers->lock);
+}
+
+/* Sees to one post of a database; true if a worker for it has been started. */
+static bool
+fill_post(Database *database, int n, bool may_start, TimestampTz now, AudStep *step)
+{
+	Post	   *post = &database->posts[n];
+	bool		started = false;
+
+	if (post->slot != 0)
+	{
+		if (!is_wanted(database, n) && (n != POST_SCHEDULER || !database->wanted))
+			send_away(post);
+		return false;
+	}
+	if (!is_wanted(database, n) || post->no_room)
+		return false;
+	if (may_start && post->not_before <= now)
+		started = start_worker(database, n, now);
+	/* what waits for one on its way is looked at when that has come */
+	if (post->slot == 0 && post->not_before > now)
+		step->again = Min(step->again, post->not_before);
+	return started;
 }
 
 /* The launcher's job, as a whole. */
@@ -403,29 +518,16 @@ launch(AudStep *step)
 	read_databases();
 	hash_seq_init(&status, databases);
 	while ((database = hash_seq_search(&status)) != NULL)
-	{
-		if (database->slot != 0)
-		{
-			if (!database->wanted)
-				send_away(database);
-		}
-		else if (database->wanted && !database->absent && !database->no_room)
-		{
-			if (database->not_before <= now && starting < STARTING_MAX &&
-				start_worker(database, now))
+		for (int n = 0; n < NPOSTS; n++)
+			if (fill_post(database, n, starting < STARTING_MAX, now, step))
 				starting++;
-			/* what waits for one on its way is looked at when that has come */
-			if (database->slot == 0 && database->not_before > now)
-				step->again = Min(step->again, database->not_before);
-		}
-	}
 }
 
 /* The launcher's process. */
 void
 aud_launcher_main(Datum main_arg)
 {
-	static AudJob job = {.name = "starting schedulers", .any_wake = true, .step = launch};
+	static AudJob job = {.name = "starting workers", .mode = AUD_STEP_CATALOG, .any_wake = true, .step = launch};
 	HASHCTL		control = {.keysize = sizeof(Oid), .entrysize = sizeof(Database), .hcxt = TopMemoryContext};
 
 	aud_frame_begin(AUD_WORKER_LAUNCHER, Int32GetDatum(0));

@@ -8,7 +8,7 @@
  *
  * Timers: audience.run_due looks at users whose timer is due, some at a time.
  * When nothing is due any more the job sleeps until the first timer that is
- * left.  Sessions that commit an earlier one give word (aud_workers_note_due);
+ * left.  Sessions that commit an earlier one give word (aud_workers_note);
  * what came into the table by other ways is found within
  * audience.worker_naptime.  Where audience.now is set for the database (or the
  * server), time is somebody else's: nothing happens by itself.
@@ -20,6 +20,9 @@
  * "refresh => 'later'" or an interrupted segment_refresh has left.
  *
  * Retention: audience.run_retention, a small step at a time.
+ *
+ * Kafka: tells the launcher whether a relay is needed, and consumers, and
+ * forgets the statistics of what is no more.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,10 +36,12 @@
 #include "pgstat.h"
 #include "storage/ipc.h"
 #include "utils/backend_status.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/timestamp.h"
 
+#include "kafka_stats.h"
 #include "worker_frame.h"
 
 /* users of one transaction */
@@ -239,12 +244,67 @@ run_retention(AudStep *step)
 	run_work(step, &plan, "SELECT audience.retention_work()");
 }
 
+/* The numbers in an array of integers, palloc'ed. */
+static int *
+int_array(Datum array, int *n)
+{
+	Datum	   *values;
+	int		   *result;
+
+	deconstruct_array(DatumGetArrayTypeP(array), INT4OID, sizeof(int32), true, TYPALIGN_INT, &values, NULL, n);
+	result = palloc((*n + 1) * sizeof(int));
+	for (int i = 0; i < *n; i++)
+		result[i] = DatumGetInt32(values[i]);
+	return result;
+}
+
+/* A step that says which workers Kafka needs. */
+static void
+see_to_kafka(AudStep *step)
+{
+	static SPIPlanPtr plan = NULL;
+	Datum		values[4];
+	bool		isnull;
+	int		   *sources,
+			   *sinks;
+	int			nsources,
+				nsinks;
+	bool		relay = false;
+	int			consumers = 0;
+
+	if (SPI_execute_plan(prepare_once(&plan, "SELECT w.relay, w.consumers, w.sources, w.sinks FROM audience.kafka_wants() w"),
+						 NULL, NULL, true, 0) != SPI_OK_SELECT || SPI_processed != 1)
+		elog(ERROR, "could not find out what is exchanged with Kafka");
+	for (int i = 0; i < lengthof(values); i++)
+		values[i] = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, i + 1, &isnull);
+	sources = int_array(values[2], &nsources);
+	sinks = int_array(values[3], &nsinks);
+	aud_kafka_stats_keep(sources, nsources, sinks, nsinks);
+	if (restore_goes_on())
+	{
+		step->idle = AUD_ACTIVITY_RESTORE;
+		step->again = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RESTORE_LOOK_MS);
+	}
+	else
+	{
+		relay = DatumGetBool(values[0]);
+		consumers = DatumGetBool(values[1]) ? aud_kafka_consumers : 0;
+	}
+	LWLockAcquire(aud_workers->lock, LW_EXCLUSIVE);
+	aud_frame_slot->wants_said = true;
+	aud_frame_slot->wants_relay = relay;
+	aud_frame_slot->wants_consumers = consumers;
+	LWLockRelease(aud_workers->lock);
+	aud_workers_call_launcher();
+}
+
 /* The jobs, in the order of AudSchedulerJob. */
 static AudJob jobs[] = {
 	[AUD_JOB_TIMERS] = {.name = "SELECT audience.run_due(" CppAsString2(TIMERS_BATCH) ")",
-	.sql = true, .step = run_timers},
-	[AUD_JOB_FILLS] = {.name = "SELECT audience.refresh_work()", .sql = true, .step = run_fills},
-	[AUD_JOB_RETENTION] = {.name = "SELECT audience.retention_work()", .sql = true, .step = run_retention},
+	.mode = AUD_STEP_SQL, .step = run_timers},
+	[AUD_JOB_FILLS] = {.name = "SELECT audience.refresh_work()", .mode = AUD_STEP_SQL, .step = run_fills},
+	[AUD_JOB_KAFKA] = {.name = "SELECT audience.kafka_wants()", .mode = AUD_STEP_SQL, .step = see_to_kafka},
+	[AUD_JOB_RETENTION] = {.name = "SELECT audience.retention_work()", .mode = AUD_STEP_SQL, .step = run_retention},
 };
 
 StaticAssertDecl(lengthof(jobs) <= AUD_WORKER_JOBS, "too many jobs");

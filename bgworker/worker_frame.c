@@ -13,6 +13,9 @@
  * An error ends the step's transaction, is logged and counted, and sets that
  * job back for a second, doubling up to a minute; the other jobs go on.
  *
+ * Steps of jobs that talk to others over the network are outside of any
+ * transaction, and make short ones of their own (aud_frame_transaction).
+ *
  * Steps with SQL run as the extension's owner, whom each of them looks up:
  * that way it notices that the extension is gone, and leaves.  The switch is
  * SetUserIdAndSecContext's, as for a SECURITY DEFINER function: the process
@@ -66,6 +69,8 @@ PG_MODULE_MAGIC;
 
 AudWorkerSlot *aud_frame_slot = NULL;
 int			aud_frame_reloads = 0;
+int			aud_frame_fd = -1;
+const char *aud_frame_waits_for = NULL;
 
 static bool leaving = false;
 static AudWorkerEnd leaving_end = AUD_END_FAILED;
@@ -91,6 +96,14 @@ aud_frame_leave(AudWorkerEnd end)
 {
 	leaving = true;
 	leaving_end = end;
+}
+
+/* Has a job look at once, unless it is backing off. */
+void
+aud_frame_hurry(AudJob *job)
+{
+	if (job->failures == 0)
+		job->again = DT_NOBEGIN;
 }
 
 /* SIGTERM: leave, and soon.  The flag is set first: it says what a cancel is for. */
@@ -248,40 +261,103 @@ set_activity(AudWorkerActivity activity)
 	LWLockRelease(aud_workers->lock);
 }
 
-/*
- * The body of a step with SQL; leaves if the extension is not there.  The user
- * stays the extension's owner: the caller undoes that after the commit.
- */
+/* Starts a transaction that pg_stat_activity and the log call by this name. */
 static void
-run_sql_step(AudJob *job, AudStep *step)
+begin_transaction(const char *name, bool sql)
+{
+	debug_query_string = sql ? name : NULL;
+	pgstat_report_activity(STATE_RUNNING, name);
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+}
+
+/*
+ * Makes the transaction one for SQL: connected to SPI, with a snapshot, as the
+ * extension's owner.  False, and leaves, if the extension is not there.
+ */
+static bool
+begin_sql(void)
 {
 	Oid			owner = find_owner();
 
 	if (!OidIsValid(owner))
 	{
 		aud_frame_leave(AUD_END_ABSENT);
-		return;
+		return false;
 	}
 	stay();
 	SPI_connect();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	SetUserIdAndSecContext(owner, SECURITY_LOCAL_USERID_CHANGE);
-	job->step(step);
+	return true;
+}
+
+/* Ends what begin_sql began, but for the user. */
+static void
+end_sql(void)
+{
 	PopActiveSnapshot();
 	SPI_finish();
 }
 
+/* Does work in a transaction of its own: see worker_frame.h. */
+bool
+aud_frame_transaction(const char *name, bool (*work) (void *arg), void *arg)
+{
+	MemoryContext mcxt = CurrentMemoryContext;
+	bool		done = false;
+	Oid			user;
+	int			context;
+
+	GetUserIdAndSecContext(&user, &context);
+	begin_transaction(name, true);
+	if (begin_sql())
+	{
+		done = work(arg);
+		end_sql();
+	}
+	if (done)
+		CommitTransactionCommand();
+	else
+		AbortCurrentTransaction();
+	MemoryContextSwitchTo(mcxt);
+	SetUserIdAndSecContext(user, context);
+	(void) pgstat_report_stat(false);
+	debug_query_string = NULL;
+	return done;
+}
+
+/* A step in a transaction of the frame's. */
+static void
+run_in_transaction(AudJob *job, AudStep *step)
+{
+	Oid			user;
+	int			context;
+
+	GetUserIdAndSecContext(&user, &context);
+	begin_transaction(job->name, job->mode == AUD_STEP_SQL);
+	if (job->mode == AUD_STEP_CATALOG)
+		job->step(step);
+	else if (begin_sql())
+	{
+		job->step(step);
+		end_sql();
+	}
+	CommitTransactionCommand();
+	SetUserIdAndSecContext(user, context);
+	(void) pgstat_report_stat(false);
+	debug_query_string = NULL;
+}
+
 /*
- * Gives a job one step, in a transaction, and sets when it looks again.  What
- * it throws goes on to the caller, with "running" set.
+ * Gives a job one step, and sets when it looks again.  What it throws goes on
+ * to the caller, with "running" set.
  */
 static void
 run_step(AudJob *job, AudWorkerJobWord *word)
 {
 	AudStep		step = {.again = DT_NOEND, .idle = AUD_ACTIVITY_SLEEPING};
 	TimestampTz latest;
-	Oid			user;
-	int			context;
 
 	/* we are looking: nobody need wake us, and what comes from now on is noted */
 	pg_atomic_write_u64(&word->again, (uint64) DT_NOBEGIN);
@@ -289,19 +365,10 @@ run_step(AudJob *job, AudWorkerJobWord *word)
 
 	running = job;
 	set_activity(AUD_ACTIVITY_RUNNING);
-	debug_query_string = job->sql ? job->name : NULL;
-	pgstat_report_activity(STATE_RUNNING, job->name);
-	GetUserIdAndSecContext(&user, &context);
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	if (job->sql)
-		run_sql_step(job, &step);
-	else
+	if (job->mode == AUD_STEP_FREE)
 		job->step(&step);
-	CommitTransactionCommand();
-	SetUserIdAndSecContext(user, context);
-	(void) pgstat_report_stat(false);
-	debug_query_string = NULL;
+	else
+		run_in_transaction(job, &step);
 	running = NULL;
 
 	job->failures = 0;
@@ -342,26 +409,34 @@ next_job(AudJob *jobs, int njobs, int *first)
 	return until;
 }
 
-/* Sleeps; at most until an instant.  True if somebody set the latch. */
+/* Sleeps; at most until an instant.  True if somebody woke the worker. */
 static bool
 sleep_until(TimestampTz until, AudJob *jobs, int njobs)
 {
 	AudWorkerActivity activity = AUD_ACTIVITY_SLEEPING;
 	long		ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
+	int			fd = -1;
 	int			events;
 
 	for (int i = 0; i < njobs; i++)
+	{
 		if (jobs[i].failures > 0)
 			activity = AUD_ACTIVITY_BACKING_OFF;
 		else if (activity == AUD_ACTIVITY_SLEEPING)
 			activity = jobs[i].idle;
+		/* what nobody reads would wake us again and again */
+		if (jobs[i].any_wake && jobs[i].failures == 0)
+			fd = aud_frame_fd;
+	}
 	set_activity(activity);
 	(void) pgstat_report_stat(true);
-	pgstat_report_activity(STATE_IDLE, NULL);
-	events = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					   Min(ms, INT_MAX), PG_WAIT_EXTENSION);
+	pgstat_report_activity(STATE_IDLE, aud_frame_waits_for);
+	events = WaitLatchOrSocket(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH |
+							   (fd >= 0 ? WL_SOCKET_READABLE : 0),
+							   fd >= 0 ? fd : PGINVALID_SOCKET,
+							   Min(ms, INT_MAX), PG_WAIT_EXTENSION);
 	ResetLatch(MyLatch);
-	return (events & WL_LATCH_SET) != 0;
+	return (events & (WL_LATCH_SET | WL_SOCKET_READABLE)) != 0;
 }
 
 /* What the process must do for others between steps. */

@@ -99,15 +99,51 @@ set_log_columns(const AudBatch *batch, const AudLogRow *row, int64 seq, Timestam
 	values[AUD_LOG_ENTRIES - 1] = PointerGetDatum(row->entries);
 }
 
-/* Writes the rows of the history that the batch has come to. */
+/*
+ * Puts the row of the history that has just been made into the outbox of each
+ * sink.
+ */
+static void
+queue_log_row(const AudBatch *batch, const AudLogRow *row, AudUserTable *outbox, Oid sequence,
+			  const Datum *log, const bool *log_nulls)
+{
+	Datum	   *values;
+	bool	   *nulls;
+
+	for (int i = 0; i < batch->defs->nsinks; i++)
+	{
+		aud_user_table_columns(outbox, &values, &nulls);
+		memset(nulls, false, AUD_OUTBOX_MESSAGE * sizeof(bool));
+		values[AUD_OUTBOX_SINK - 1] = Int32GetDatum(batch->defs->sinks[i]);
+		values[AUD_OUTBOX_ID - 1] = Int64GetDatum(nextval_internal(sequence, false));
+		values[AUD_OUTBOX_KEY - 1] = log[AUD_LOG_USER_ID - 1];
+		values[AUD_OUTBOX_RECORDED_AT - 1] = log[AUD_LOG_RECORDED_AT - 1];
+		values[AUD_OUTBOX_MESSAGES - 1] = Int32GetDatum(row->nentries);
+		values[AUD_OUTBOX_SEQ - 1] = log[AUD_LOG_SEQ - 1];
+		values[AUD_OUTBOX_OCCURRED_AT - 1] = log[AUD_LOG_OCCURRED_AT - 1];
+		values[AUD_OUTBOX_REASON - 1] = log[AUD_LOG_REASON - 1];
+		values[AUD_OUTBOX_EVENT_ID - 1] = log[AUD_LOG_EVENT_ID - 1];
+		nulls[AUD_OUTBOX_EVENT_ID - 1] = log_nulls[AUD_LOG_EVENT_ID - 1];
+		values[AUD_OUTBOX_LATENCY - 1] = log[AUD_LOG_LATENCY - 1];
+		nulls[AUD_OUTBOX_LATENCY - 1] = log_nulls[AUD_LOG_LATENCY - 1];
+		values[AUD_OUTBOX_ENTRIES - 1] = log[AUD_LOG_ENTRIES - 1];
+		nulls[AUD_OUTBOX_MESSAGE - 1] = true;
+		aud_user_table_append(outbox);
+	}
+}
+
+/* Writes the rows of the history that the batch has come to, and what sinks are to say of them. */
 void
 aud_batch_write_log(AudBatch *batch)
 {
 	MemoryContext old = MemoryContextSwitchTo(batch->mcxt);
+	bool		has_sinks = batch->defs->nsinks > 0;
 	TimestampTz decided;
-	Oid			sequence;
+	Oid			sequence,
+				outbox_sequence = InvalidOid;
 	uint64		ntransitions = 0;
-	AudUserTable *log;
+	AudUserTable *log,
+			   *outbox = NULL;
 	Datum	   *values;
 	bool	   *nulls;
 
@@ -116,6 +152,12 @@ aud_batch_write_log(AudBatch *batch)
 		decided = GetCurrentTimestamp();
 		sequence = aud_definitions_table("transition_seq");
 		log = aud_user_table_open(AUD_TRANSITION_LOG);
+		if (has_sinks)
+		{
+			outbox_sequence = aud_definitions_table("kafka_outbox_seq");
+			outbox = aud_user_table_open(AUD_KAFKA_OUTBOX);
+			aud_workers_note_now(AUD_WORD_OUTBOX);
+		}
 		aud_user_table_columns(log, &values, &nulls);
 		memset(nulls, false, AUD_LOG_ENTRIES * sizeof(bool));
 		for (int i = 0; i < batch->nlog; i++)
@@ -123,8 +165,12 @@ aud_batch_write_log(AudBatch *batch)
 			set_log_columns(batch, &batch->log[i], nextval_internal(sequence, false), decided,
 							values, nulls);
 			aud_user_table_append(log);
+			if (has_sinks)
+				queue_log_row(batch, &batch->log[i], outbox, outbox_sequence, values, nulls);
 			ntransitions += batch->log[i].nentries;
 		}
+		if (has_sinks)
+			aud_user_table_close(outbox);
 		aud_user_table_close(log);
 	}
 	aud_stats_count(AUD_COUNT_TRANSITIONS, ntransitions);
@@ -190,7 +236,7 @@ aud_batch_write_timers(AudBatch *batch)
 	if (timers != NULL)
 		aud_user_table_close(timers);
 	if (first != DT_NOEND)
-		aud_workers_note_due(first);
+		aud_workers_note(AUD_WORD_TIMERS, first);
 	MemoryContextSwitchTo(old);
 }
 

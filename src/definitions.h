@@ -149,6 +149,8 @@ typedef struct AudDefinitions
 	int64		version;		/* one for each transaction that has changed definitions */
 
 	TimestampTz events_from;	/* earlier events are refused; DT_NOBEGIN: none */
+	int			nsinks;			/* of transitions */
+	int32	   *sinks;			/* their numbers */
 
 	int			naggregates;	/* ordered by number, then those not stored */
 	int			max_aggregates;

@@ -162,6 +162,27 @@ load_retention(AudDefinitions *defs)
 	scan_end(&scan);
 }
 
+/* Reads which sinks transitions go to. */
+static void
+load_sinks(AudDefinitions *defs)
+{
+	static const char *const columns[] = {"number", "stream"};
+	List	   *numbers = NIL;
+	ListCell   *cell;
+	Scan		scan;
+
+	scan_begin(&scan, "kafka_sinks", columns, lengthof(columns));
+	while (scan_next(&scan))
+		if (scan_says(&scan, 1, "transitions"))
+			numbers = lappend_int(numbers, DatumGetInt32(scan_value(&scan, 0)));
+	scan_end(&scan);
+	if (numbers == NIL)
+		return;
+	defs->sinks = palloc(list_length(numbers) * sizeof(int32));
+	foreach(cell, numbers)
+		defs->sinks[defs->nsinks++] = lfirst_int(cell);
+}
+
 /* a row of table aggregates */
 typedef struct StoredAggregate
 {
@@ -351,6 +372,7 @@ aud_definitions_load(void)
 	PushActiveSnapshot(IsInParallelMode() ? GetActiveSnapshot() : GetLatestSnapshot());
 	load_version(defs);
 	load_retention(defs);
+	load_sinks(defs);
 	load_aggregates(defs, work);
 	load_traits(defs);
 	load_segments(defs, work);

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * ingest_json.c
- *	  Events as JSON: event_ingest and events_ingest.
+ *	  Events as JSON: event_ingest, events_ingest, and messages from Kafka.
  *
  *	  {"eventId", "userId", "eventType", "timestamp", "properties", "context"}
  *
@@ -26,7 +26,9 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
 #include "utils/fmgrprotos.h"
@@ -41,6 +43,7 @@
 
 PG_FUNCTION_INFO_V1(aud_event_ingest);
 PG_FUNCTION_INFO_V1(aud_events_ingest);
+PG_FUNCTION_INFO_V1(aud_kafka_take_events);
 
 /* lengths of ids and types (SPEC 3) */
 #define MAX_TEXT	255
@@ -59,6 +62,8 @@ typedef struct Events
 {
 	AudClock	clock;
 	bool		is_array;		/* the input is an array of events */
+	TimestampTz default_time;	/* of an event without one */
+	text	   *default_id;		/* of an event without one; NULL: a new one for each */
 	int			n;
 	Datum	   *user_ids;
 	Datum	   *times;
@@ -190,11 +195,11 @@ read_time(const Events *events, JsonbContainer *event)
 {
 	JsonbValue	room;
 	JsonbValue *value = member(event, "timestamp", &room);
-	TimestampTz result = events->clock.now;
+	TimestampTz result = events->default_time;
 
 	if (value == NULL)
-		return result;
-	if (value->type == jbvString)
+		;
+	else if (value->type == jbvString)
 	{
 		if (!aud_timestamp_parse(value->val.string.val, value->val.string.len, &result))
 			refuse(events, "timestamp", "it must be a timestamp such as \"2026-11-20T09:38:00Z\"");
@@ -261,7 +266,9 @@ add_event(Events *events, JsonbContainer *event)
 	events->user_ids[n] = PointerGetDatum(require_text(events, event, "userId", true));
 	events->types[n] = PointerGetDatum(require_text(events, event, "eventType", false));
 	event_id = read_text(events, event, "eventId", true);
-	events->event_ids[n] = PointerGetDatum(event_id ? event_id : new_event_id());
+	if (event_id == NULL)
+		event_id = events->default_id ? events->default_id : new_event_id();
+	events->event_ids[n] = PointerGetDatum(event_id);
 	events->times[n] = TimestampTzGetDatum(read_time(events, event));
 	properties = read_object(events, event, "properties");
 	if (properties == NULL)
@@ -286,6 +293,7 @@ begin_events(Events *events, bool is_array, int n)
 {
 	memset(events, 0, sizeof(*events));
 	aud_clock_init(&events->clock);
+	events->default_time = events->clock.now;
 	events->is_array = is_array;
 	n = Max(n, 1);
 	events->user_ids = palloc(n * sizeof(Datum));
@@ -402,6 +410,75 @@ aud_events_ingest(PG_FUNCTION_ARGS)
 		if (value.type != jbvBinary || !JsonContainerIsObject(value.val.binary.data))
 			refuse(&events, NULL, "it must be an object");
 		add_event(&events, value.val.binary.data);
+	}
+	PG_RETURN_INT64(insert_events(&events));
+}
+
+/* The elements of an array argument; how many. */
+static int
+elements(FunctionCallInfo fcinfo, int argument, Oid type, int16 len, bool byval, char align,
+		 Datum **values, bool **nulls)
+{
+	int			n;
+
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(argument), type, len, byval, align, values, nulls, &n);
+	return n;
+}
+
+/* A message's bytes as a JSON value, in the server's encoding. */
+static Jsonb *
+read_message(const Events *events, Datum message)
+{
+	bytea	   *bytes = DatumGetByteaPP(message);
+	int			len = VARSIZE_ANY_EXHDR(bytes);
+	char	   *copy;
+
+	/* what is said to be UTF-8 is checked, whatever it becomes */
+	pg_verify_mbstr(PG_UTF8, VARDATA_ANY(bytes), len, false);
+	copy = pnstrdup(VARDATA_ANY(bytes), len);
+	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
+											  CStringGetDatum(pg_any_to_server(copy, len, PG_UTF8))));
+}
+
+/*
+ * kafka_take_events(topic, partitions, offsets, times, messages bytea[]) →
+ * bigint: stores messages as events, all or none, and evaluates their users;
+ * how many were new.  An event without an id has its place as one, and one
+ * without a time its message's (null: now).
+ */
+Datum
+aud_kafka_take_events(PG_FUNCTION_ARGS)
+{
+	char	   *topic = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	Datum	   *partitions,
+			   *offsets,
+			   *times,
+			   *messages;
+	bool	   *nulls,
+			   *no_time,
+			   *no_message;
+	int			n = elements(fcinfo, 1, INT4OID, sizeof(int32), true, TYPALIGN_INT, &partitions, &nulls);
+	Events		events;
+
+	if (elements(fcinfo, 2, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE, &offsets, &nulls) != n ||
+		elements(fcinfo, 3, TIMESTAMPTZOID, sizeof(TimestampTz), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE, &times, &no_time) != n ||
+		elements(fcinfo, 4, BYTEAOID, -1, false, TYPALIGN_INT, &messages, &no_message) != n)
+		elog(ERROR, "arrays must be of one length");
+	begin_events(&events, false, n);
+	for (int i = 0; i < n; i++)
+	{
+		Jsonb	   *event;
+
+		CHECK_FOR_INTERRUPTS();
+		if (no_message[i])
+			refuse(&events, NULL, "the message has no value");
+		event = read_message(&events, messages[i]);
+		if (!JB_ROOT_IS_OBJECT(event))
+			refuse(&events, NULL, "it must be an object");
+		events.default_id = cstring_to_text(psprintf("%s/%d/" INT64_FORMAT, topic, DatumGetInt32(partitions[i]),
+													 DatumGetInt64(offsets[i])));
+		events.default_time = no_time[i] ? events.clock.now : DatumGetTimestampTz(times[i]);
+		add_event(&events, &event->root);
 	}
 	PG_RETURN_INT64(insert_events(&events));
 }

@@ -24,6 +24,7 @@
 PG_MODULE_MAGIC;
 
 static char *audience_now = NULL;
+static char *kafka_origin = NULL;	/* read by its name, in SQL */
 static int	max_future_skew = 3600;
 
 int			aud_max_event_size = 1024;
@@ -151,6 +152,10 @@ _PG_init(void)
 							 "Refuses nested statements on per-user tables that do not name their users (for developers).",
 							 NULL, &aud_strict, false,
 							 PGC_SUSET, GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
+	DefineCustomStringVariable("audience.kafka_origin",
+							   "The topic that changes of segments come from (the engine's own).",
+							   NULL, &kafka_origin, "", PGC_SUSET,
+							   GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE | GUC_DISALLOW_IN_FILE, NULL, NULL, NULL);
 	aud_workers_init();
 	MarkGUCPrefixReserved("audience");
 	aud_stats_init();

@@ -56,6 +56,20 @@ typedef enum AudStatement
 #define AUD_LOG_LATENCY				7
 #define AUD_LOG_ENTRIES				8
 
+/* columns of a row of the outbox */
+#define AUD_OUTBOX_SINK				1
+#define AUD_OUTBOX_ID				2
+#define AUD_OUTBOX_KEY				3
+#define AUD_OUTBOX_RECORDED_AT		4
+#define AUD_OUTBOX_MESSAGES			5
+#define AUD_OUTBOX_SEQ				6
+#define AUD_OUTBOX_OCCURRED_AT		7
+#define AUD_OUTBOX_REASON			8
+#define AUD_OUTBOX_EVENT_ID			9
+#define AUD_OUTBOX_LATENCY			10
+#define AUD_OUTBOX_ENTRIES			11
+#define AUD_OUTBOX_MESSAGE			12
+
 /* Between begin and end, statements are planned for many small look-ups; aud_store_execute sees to it itself. */
 extern int	aud_store_begin(void);
 extern void aud_store_end(int nestlevel);

@@ -151,6 +151,7 @@ aud_user_table_open(AudUserTableName name)
 		[AUD_PROFILES] = {"profiles", AUD_PROFILE_ATTRIBUTES},
 		[AUD_TIMERS] = {"timers", AUD_TIMER_DUE_AT},
 		[AUD_TRANSITION_LOG] = {"transition_log", AUD_LOG_ENTRIES},
+		[AUD_KAFKA_OUTBOX] = {"kafka_outbox", AUD_OUTBOX_MESSAGE},
 	};
 	MemoryContext mcxt = AllocSetContextCreate(CurrentMemoryContext, "audience user table",
 											   ALLOCSET_DEFAULT_SIZES);

@@ -28,6 +28,7 @@ typedef enum AudUserTableName
 	AUD_PROFILES,
 	AUD_TIMERS,
 	AUD_TRANSITION_LOG,			/* more than one row for each user: only appended to */
+	AUD_KAFKA_OUTBOX,			/* likewise */
 	AUD_NUSER_TABLES
 } AudUserTableName;
 

@@ -5,7 +5,8 @@
  *	  the word that sessions give them.
  *
  * The workers themselves are in bgworker/, a module that only they load.  One
- * launcher per server starts a scheduler in each database with the extension.
+ * launcher per server starts a scheduler in each database with the extension,
+ * and what that asks for: a relay and consumers, where there is Kafka.
  * All of it is there only where the library is preloaded; elsewhere nothing
  * here does anything.
  *
@@ -55,10 +56,13 @@
 #include "utils/varlena.h"
 #include "utils/wait_event.h"
 
+#include "kafka_stats.h"
 #include "workers.h"
 
 PG_FUNCTION_INFO_V1(aud_scheduler_statistics);
 PG_FUNCTION_INFO_V1(aud_note_fill);
+PG_FUNCTION_INFO_V1(aud_note_kafka);
+PG_FUNCTION_INFO_V1(aud_note_outbox);
 
 #define TRANCHE				"audience_workers"
 #define LAUNCHER_RESTART_S	5
@@ -70,13 +74,29 @@ PG_FUNCTION_INFO_V1(aud_note_fill);
 AudWorkers *aud_workers = NULL;
 char	   *aud_worker_databases = NULL;
 int			aud_worker_naptime = 60;
+int			aud_kafka_consumers = 1;
+
+/* Who hears which word. */
+static const struct
+{
+	AudWord		word;
+	AudWorkerKind kind;
+	int			job;
+}			hearers[] = {
+	{AUD_WORD_TIMERS, AUD_WORKER_SCHEDULER, AUD_JOB_TIMERS},
+	{AUD_WORD_FILLS, AUD_WORKER_SCHEDULER, AUD_JOB_FILLS},
+	{AUD_WORD_KAFKA, AUD_WORKER_SCHEDULER, AUD_JOB_KAFKA},
+	{AUD_WORD_KAFKA, AUD_WORKER_RELAY, AUD_JOB_LOOK},
+	{AUD_WORD_KAFKA, AUD_WORKER_CONSUMER, AUD_JOB_LOOK},
+	{AUD_WORD_OUTBOX, AUD_WORKER_RELAY, AUD_JOB_MOVE},
+};
 
 /*
  * What this transaction will give word of.  Kept over aborted subtransactions:
  * waking a worker for nothing is harmless.
  */
 static bool pending_due = false;	/* something in dues */
-static TimestampTz dues[AUD_WORKER_JOBS];	/* DT_NOEND: nothing */
+static TimestampTz dues[AUD_NWORDS];	/* DT_NOEND: nothing */
 static bool pending_extension = false;	/* in this database */
 static bool pending_databases = false;
 static bool pending_holds = false;	/* there are holds of this transaction */
@@ -94,8 +114,8 @@ request_memory(void)
 {
 	if (next_shmem_request)
 		next_shmem_request();
-	RequestAddinShmemSpace(MAXALIGN(sizeof(AudWorkers)));
-	RequestNamedLWLockTranche(TRANCHE, 1);
+	RequestAddinShmemSpace(MAXALIGN(sizeof(AudWorkers)) + aud_kafka_stats_size());
+	RequestNamedLWLockTranche(TRANCHE, 2);
 }
 
 /* Makes the slots, or finds them. */
@@ -121,6 +141,7 @@ start_memory(void)
 				pg_atomic_init_u64(&aud_workers->slots[i].jobs[j].again, (uint64) DT_NOBEGIN);
 			}
 	}
+	aud_kafka_stats_start(&GetNamedLWLockTranche(TRANCHE)[1].lock);
 	LWLockRelease(AddinShmemInitLock);
 }
 
@@ -154,30 +175,6 @@ aud_workers_call_launcher(void)
 {
 	if (aud_workers != NULL)
 		give_word(&aud_workers->slots[0], 0, LOOK_NOW);
-}
-
-/*
- * The scheduler of a database; NULL if it has none.  Reads without the lock: a
- * scheduler that is just beginning looks at everything anyway, and word given
- * to one that has just gone is not missed by the next, either.
- */
-static AudWorkerSlot *
-find_scheduler(Oid database)
-{
-	static int	last = 1;
-
-	for (int i = 0; i < AUD_WORKERS_MAX; i++)
-	{
-		int			n = 1 + (last - 1 + i) % AUD_WORKERS_MAX;
-		AudWorkerSlot *slot = &aud_workers->slots[n];
-
-		if (slot->database == database && slot->kind == AUD_WORKER_SCHEDULER)
-		{
-			last = n;
-			return slot;
-		}
-	}
-	return NULL;
 }
 
 /* Is a statement at work on the database? */
@@ -300,20 +297,41 @@ release_holds(void)
 	LWLockRelease(aud_workers->lock);
 }
 
+/*
+ * Gives this database's workers the word that the transaction had for them.
+ * Reads without the lock: a worker that is just beginning looks at everything
+ * anyway, and word given to one that has just gone is not missed by the next,
+ * either.
+ */
+static void
+give_dues(void)
+{
+	int			nused = aud_workers->nused;
+
+	for (int n = 1; n <= nused; n++)
+	{
+		AudWorkerSlot *slot = &aud_workers->slots[n];
+
+		if (slot->database != MyDatabaseId)
+			continue;
+		if (pending_extension)
+		{
+			for (int i = 0; i < AUD_WORKER_JOBS; i++)
+				give_word(slot, i, LOOK_NOW);
+			continue;
+		}
+		for (int i = 0; i < lengthof(hearers); i++)
+			if (slot->kind == hearers[i].kind && dues[hearers[i].word] != DT_NOEND)
+				give_word(slot, hearers[i].job, dues[hearers[i].word]);
+	}
+}
+
 /* Gives the word that the transaction had to give; it can be seen already. */
 static void
 give_pending(void)
 {
 	if (pending_due || pending_extension)
-	{
-		AudWorkerSlot *slot = find_scheduler(MyDatabaseId);
-
-		for (int i = 0; i < AUD_WORKER_JOBS && slot != NULL; i++)
-			if (pending_extension)
-				give_word(slot, i, LOOK_NOW);
-			else if (dues[i] != DT_NOEND)
-				give_word(slot, i, dues[i]);
-	}
+		give_dues();
 	if (pending_extension)
 		add_news(MyDatabaseId);
 	if (pending_all_settings || pending_settings != InvalidOid)
@@ -330,7 +348,7 @@ give_pending(void)
 static void
 forget_dues(void)
 {
-	for (int i = 0; i < AUD_WORKER_JOBS; i++)
+	for (int i = 0; i < AUD_NWORDS; i++)
 		dues[i] = DT_NOEND;
 	pending_due = false;
 }
@@ -362,31 +380,46 @@ at_transaction_end(XactEvent event, void *arg)
 }
 
 /*
- * Says that this transaction leaves work for a job of the database's
- * scheduler, due then; on commit that will be woken if it sleeps longer.
- * Cheap.
+ * Says that this transaction leaves work for this database's workers, due then;
+ * on commit those that sleep longer will be woken.  Cheap.
  */
 void
-aud_workers_note(AudSchedulerJob job, TimestampTz due)
+aud_workers_note(AudWord word, TimestampTz due)
 {
-	if (aud_workers == NULL || due >= dues[job])
+	if (aud_workers == NULL || due >= dues[word])
 		return;
-	dues[job] = due;
+	dues[word] = due;
 	pending_due = true;
 }
 
-/* Says that this transaction has set a timer. */
+/* The same, for work to be done at once. */
 void
-aud_workers_note_due(TimestampTz due)
+aud_workers_note_now(AudWord word)
 {
-	aud_workers_note(AUD_JOB_TIMERS, due);
+	aud_workers_note(word, LOOK_NOW);
 }
 
 /* note_fill(): this transaction leaves a fill to be worked on. */
 Datum
 aud_note_fill(PG_FUNCTION_ARGS)
 {
-	aud_workers_note(AUD_JOB_FILLS, LOOK_NOW);
+	aud_workers_note_now(AUD_WORD_FILLS);
+	PG_RETURN_VOID();
+}
+
+/* note_kafka(): this transaction changes how the database is connected with Kafka. */
+Datum
+aud_note_kafka(PG_FUNCTION_ARGS)
+{
+	aud_workers_note_now(AUD_WORD_KAFKA);
+	PG_RETURN_VOID();
+}
+
+/* note_outbox(): this transaction leaves something to be sent. */
+Datum
+aud_note_outbox(PG_FUNCTION_ARGS)
+{
+	aud_workers_note_now(AUD_WORD_OUTBOX);
 	PG_RETURN_VOID();
 }
 
@@ -546,6 +579,11 @@ aud_workers_init(void)
 							"The longest that background workers sleep before they look for work of themselves.",
 							NULL, &aud_worker_naptime, 60, 1, 86400,
 							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable("audience.kafka_consumers",
+							"How many background workers of a database take messages from Kafka.",
+							"The partitions of all topics are divided among them.",
+							&aud_kafka_consumers, 1, 1, AUD_CONSUMERS_MAX,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 	next_shmem_request = shmem_request_hook;
@@ -591,8 +629,8 @@ state_name(const AudWorkerSlot *slot)
  * so only those who read all statistics, and the owner of the extension, that
  * is of the function that asks.
  */
-static bool
-sees_errors(Oid function)
+bool
+aud_workers_sees_errors(Oid function)
 {
 	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
 	Oid			owner;
@@ -659,7 +697,7 @@ aud_scheduler_statistics(PG_FUNCTION_ARGS)
 		values[6] = Int64GetDatum(slot.errors);
 		nulls[7] = nulls[8] = slot.last_error_at == DT_NOBEGIN;
 		if (!nulls[7])
-			values[7] = CStringGetTextDatum(sees_errors(fcinfo->flinfo->fn_oid) ?
+			values[7] = CStringGetTextDatum(aud_workers_sees_errors(fcinfo->flinfo->fn_oid) ?
 											slot.last_error : "<insufficient privilege>");
 		values[8] = TimestampTzGetDatum(slot.last_error_at);
 	}

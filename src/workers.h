@@ -22,7 +22,7 @@
 #include "storage/latch.h"
 #include "storage/lwlock.h"
 
-#define AUD_WORKERS_LAYOUT	20261120
+#define AUD_WORKERS_LAYOUT	20261121
 
 #define AUD_WORKER_LIBRARY	"audience_worker"
 
@@ -38,10 +38,15 @@
 /* of an error that a worker met; what is longer is cut */
 #define AUD_WORKER_MESSAGE	256
 
+/* consumers of one database, at most */
+#define AUD_CONSUMERS_MAX	16
+
 typedef enum AudWorkerKind
 {
 	AUD_WORKER_LAUNCHER,
-	AUD_WORKER_SCHEDULER
+	AUD_WORKER_SCHEDULER,
+	AUD_WORKER_RELAY,
+	AUD_WORKER_CONSUMER
 } AudWorkerKind;
 
 /* The jobs of a scheduler, most urgent first. */
@@ -49,8 +54,26 @@ typedef enum AudSchedulerJob
 {
 	AUD_JOB_TIMERS,
 	AUD_JOB_FILLS,
-	AUD_JOB_RETENTION
+	AUD_JOB_RETENTION,
+	AUD_JOB_KAFKA
 } AudSchedulerJob;
+
+/* The jobs of a relay, and of a consumer. */
+typedef enum AudBridgeJob
+{
+	AUD_JOB_LOOK,
+	AUD_JOB_MOVE
+} AudBridgeJob;
+
+/* What sessions give word of; workers.c says to which jobs. */
+typedef enum AudWord
+{
+	AUD_WORD_TIMERS,			/* timers are due */
+	AUD_WORD_FILLS,				/* a fill is to be worked on */
+	AUD_WORD_KAFKA,				/* what connects this database with Kafka has changed */
+	AUD_WORD_OUTBOX,			/* there is something to send */
+	AUD_NWORDS
+} AudWord;
 
 /*
  * The life of a slot:
@@ -121,6 +144,10 @@ typedef struct AudWorkerSlot
 	int			pid;			/* 0: none yet, or no more */
 	Latch	   *latch;			/* of pid */
 	TimestampTz started_at;
+	int			number;			/* a consumer's, from 0 on */
+	bool		wants_said;		/* a scheduler has said what it wants: */
+	bool		wants_relay;	/* a relay, */
+	int			wants_consumers;	/* and so many consumers */
 	AudWorkerActivity activity;
 	TimestampTz next_due_at;	/* the timers' next; DT_NOEND: none */
 	TimestampTz last_run_at;	/* DT_NOBEGIN: never */
@@ -144,6 +171,7 @@ typedef struct AudWorkers
 	LWLock	   *lock;
 	ConditionVariable gone;		/* a worker has left */
 	AudWorkerHold holds[AUD_WORKERS_HOLDS];
+	int			nused;			/* slots up to this number have been used */
 	int			nnews;			/* > AUD_WORKERS_NEWS: look at all */
 	Oid			news[AUD_WORKERS_NEWS];
 	AudWorkerSlot slots[AUD_WORKERS_MAX + 1];	/* slot 0: the launcher */
@@ -155,10 +183,12 @@ extern PGDLLIMPORT AudWorkers *aud_workers;
 /* settings */
 extern PGDLLIMPORT char *aud_worker_databases;
 extern PGDLLIMPORT int aud_worker_naptime;	/* s */
+extern PGDLLIMPORT int aud_kafka_consumers;
 
 extern void aud_workers_init(void);
-extern void aud_workers_note(AudSchedulerJob job, TimestampTz due);
-extern void aud_workers_note_due(TimestampTz due);
+extern void aud_workers_note(AudWord word, TimestampTz due);
+extern void aud_workers_note_now(AudWord word);
+extern bool aud_workers_sees_errors(Oid function);
 
 /* for the worker module; these expect the lock, and throw nothing */
 extern PGDLLEXPORT bool aud_workers_held(Oid database);

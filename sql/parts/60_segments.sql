@@ -120,6 +120,7 @@ BEGIN
 		PERFORM audience.fill_now(ARRAY[new_number], added, 'backfill', 'expired', true);
 	END IF;
 	PERFORM audience.segment_check_references(rules);
+	PERFORM audience.kafka_queue_segment(new_id, 'created');
 	RETURN new_id;
 END
 $$ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
@@ -166,6 +167,7 @@ BEGIN
 		PERFORM audience.segment_check_references(rules);
 		PERFORM audience.aggregates_prune();
 	END IF;
+	PERFORM audience.kafka_queue_segment(segment.id, 'updated');
 END
 $$ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION audience.segment_change(audience.segments, text, audience.rule, text, boolean, boolean) IS
@@ -212,12 +214,21 @@ BEGIN
 		WHERE audience.member_since(p.members, segment.number) IS NOT NULL RETURNING p.user_id
 	), ordered AS (
 		SELECT g.user_id FROM gone g WHERE segment.active ORDER BY g.user_id
+	), logged AS (
+		INSERT INTO audience.transition_log AS l (user_id, reason, occurred_at, entries)
+		SELECT o.user_id, 'segment_deleted', audience.now(),
+			audience.transition_entry(segment.number, false, segment.version)
+		FROM ordered o
+		RETURNING l.*
 	)
-	INSERT INTO audience.transition_log (user_id, reason, occurred_at, entries)
-	SELECT o.user_id, 'segment_deleted', audience.now(),
-		audience.transition_entry(segment.number, false, segment.version)
-	FROM ordered o;
+	INSERT INTO audience.kafka_outbox (sink, key, recorded_at, messages, seq, occurred_at, reason, entries)
+	SELECT k.number, l.user_id, l.recorded_at, 1, l.seq, l.occurred_at, l.reason, l.entries
+	FROM logged l, audience.kafka_sinks k WHERE k.stream = 'transitions' ORDER BY l.seq;
+	IF FOUND THEN
+		PERFORM audience.note_outbox();
+	END IF;
 	DELETE FROM audience.segments s WHERE s.number = segment.number;
+	PERFORM audience.kafka_queue_segment(segment.id, 'deleted');
 	PERFORM audience.refreshes_prune();
 	PERFORM audience.aggregates_prune();
 END

@@ -127,6 +127,9 @@ BEGIN
 	END IF;
 	memberships := (SELECT count(*) FROM audience.memberships m WHERE m.user_id = profile_erase.user_id);
 	transitions := (SELECT count(*) FROM audience.transitions t WHERE t.user_id = profile_erase.user_id);
+	IF EXISTS (SELECT FROM audience.kafka_sinks k WHERE k.stream = 'transitions') THEN
+		PERFORM audience.leave_all(profile_erase.user_id, 'erased');
+	END IF;
 	DELETE FROM audience.transition_log l WHERE l.user_id = profile_erase.user_id;
 	events := audience.events_delete(profile_erase.user_id);
 	DELETE FROM audience.event_bases b WHERE b.user_id = profile_erase.user_id;

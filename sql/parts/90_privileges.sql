@@ -20,7 +20,8 @@ DECLARE
 		'rule_explain', 'rule_score', 'profile_get', 'user_segments',
 		'profile_match', 'match_profile',
 		-- a view's functions run as whoever reads the view
-		'engine_statistics', 'scheduler_statistics', 'retention_setting', 'event_retention_limit'];
+		'engine_statistics', 'scheduler_statistics', 'retention_setting', 'event_retention_limit',
+		'kafka_partition_statistics', 'kafka_sink_statistics', 'kafka_errors', 'kafka_is_here'];
 	writers constant text[] := ARRAY['event_ingest', 'events_ingest', 'profile_set', 'profiles_set'];
 BEGIN
 	IF grant_access.level IS NULL OR grant_access.level NOT IN ('ingest', 'read', 'admin') THEN
@@ -43,7 +44,7 @@ BEGIN
 			SELECT c.oid::regclass FROM pg_class c
 			WHERE c.relnamespace = 'audience'::regnamespace
 				AND (c.relkind = 'v' OR c.relkind = 'r' AND c.relname IN ('segments', 'profiles', 'traits')
-					OR c.relkind = 'r' AND c.relname = 'events' AND grant_access.level = 'admin')
+					OR c.relkind = 'r' AND c.relname IN ('events', 'kafka_clusters', 'kafka_dead_letters') AND grant_access.level = 'admin')
 		LOOP
 			EXECUTE format('GRANT SELECT ON %s TO %s', relation, grantee);
 		END LOOP;
