@@ -40,7 +40,7 @@ of the error, where it is Kafka's.  Requests have "command", and may have
                     isolation (read_committed)  messages, with offset; those
                                                 of a partition in their order
 
-Commands that change topics return when the broker's metadata shows it.
+Commands that change topics return when the change can be seen and used.
 """
 
 import ctypes
@@ -79,6 +79,7 @@ class Client:
 
     def __init__(self, config):
         self.config = config
+        self.refusal = None
         self.plain_producer = None
         self.transactions = {}
         self.admin_client = None
@@ -87,14 +88,21 @@ class Client:
         self.config.update(request["config"])
         return {}
 
+    def note_error(self, error):
+        """Keeps why connections are refused; what waits for one that works
+        knows nothing of it."""
+        if error.code() in (KafkaError._AUTHENTICATION, KafkaError._SSL):
+            self.refusal = error
+
     def admin(self):
         if self.admin_client is None:
-            self.admin_client = AdminClient(dict(self.config))
+            self.admin_client = AdminClient({**self.config, "error_cb": self.note_error})
         return self.admin_client
 
     def consumer(self, isolation="read_committed"):
         return Consumer({
             **self.config,
+            "error_cb": self.note_error,
             "group.id": "kafka_client",     # no group is joined
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
@@ -109,16 +117,32 @@ class Client:
     def producer(self, more):
         return Producer({
             **self.config,
+            "error_cb": self.note_error,
             "acks": "all",
             "partitioner": "murmur2_random",
             "message.max.bytes": MAX_MESSAGE,
             **more})
 
+    def metadata(self, deadline, topic=None, handle=None):
+        """The topics, or one of them, as the broker describes them."""
+        # a producer with nothing to send is false
+        handle = self.admin() if handle is None else handle
+        options = {} if topic is None else {"topic": topic}
+        self.refusal = None
+        while True:
+            try:
+                return handle.list_topics(timeout=min(0.5, deadline.left()), **options).topics
+            except KafkaException as error:
+                if error.args[0].code() not in (KafkaError._TRANSPORT, KafkaError._TIMED_OUT):
+                    raise
+                handle.poll(0)
+                if self.refusal is not None:
+                    raise KafkaException(self.refusal) from None
+
     def partitions(self, topic, deadline, handle=None):
         """The topic's partitions that have a leader; None if there is no
         such topic."""
-        handle = handle or self.admin()
-        found = handle.list_topics(topic, timeout=deadline.left()).topics[topic]
+        found = self.metadata(deadline, topic, handle)[topic]
         if found.error is not None:
             if found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
                 return None
@@ -134,12 +158,24 @@ class Client:
         return found
 
     def wait_partitions(self, topic, count, deadline):
-        """Until the topic has so many partitions, or is gone (None)."""
+        """Until the topic has so many partitions, which answer, or is gone
+        (None)."""
         while True:
             found = self.partitions(topic, deadline)
             if (None if found is None else len(found)) == count:
-                return
+                break
             time.sleep(min(0.02, deadline.left()))
+        # metadata may name a leader that does not yet know that it leads
+        while count is not None:
+            try:
+                self.watermarks({"topic": topic}, deadline)
+                break
+            except KafkaException as error:
+                if not error.args[0].retriable() and error.args[0].code() not in (
+                        KafkaError.NOT_LEADER_FOR_PARTITION,
+                        KafkaError.UNKNOWN_TOPIC_OR_PART):
+                    raise
+                time.sleep(min(0.02, deadline.left()))
 
     def create_topic(self, request, deadline):
         topic = request["topic"]
@@ -176,7 +212,7 @@ class Client:
             int(request["offset"]), deadline)}
 
     def list(self, _request, deadline):
-        topics = self.admin().list_topics(timeout=deadline.left()).topics
+        topics = self.metadata(deadline)
         return {"topics": {name: len(topic.partitions)
                            for name, topic in sorted(topics.items())
                            if not name.startswith("__")}}
@@ -226,6 +262,9 @@ class Client:
             if self.plain_producer is None:
                 self.plain_producer = self.producer({})
             producer = self.plain_producer
+        # a producer would wait for a topic that is missing, and learns only
+        # by and by of partitions that were added
+        self.topic_partitions(topic, deadline, producer)
         messages = request["messages"]
         where = [None] * len(messages)
         failed = []
