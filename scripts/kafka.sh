@@ -3,7 +3,8 @@
 # kafka.sh: a real Apache Kafka of one node, for tests and for trying the
 # Kafka bridge.  Its jars come from Maven Central, all else from Debian 12.
 #
-#     scripts/kafka.sh fetch                      gets the jars, if not there
+#     scripts/kafka.sh fetch                      gets the jars, if not there;
+#                                                 its last line is where
 #     scripts/kafka.sh start [--dir D] [--port P] starts the broker, waits
 #                                                 until it answers
 #     scripts/kafka.sh stop|kill [--dir D]        clean stop; kill -9
@@ -15,6 +16,7 @@
 #     scripts/kafka.sh topics [--dir D] delete NAME
 #     scripts/kafka.sh topics [--dir D] add-partitions NAME TOTAL
 #     scripts/kafka.sh topics [--dir D] delete-records NAME PARTITION OFFSET
+#                                                 all before OFFSET; -1: all
 #     scripts/kafka.sh topics [--dir D] describe NAME
 #     scripts/kafka.sh produce [--dir D] TOPIC    sends lines KEY<TAB>VALUE of
 #                                                 standard input
@@ -63,7 +65,7 @@ DIR=
 PORT=
 FOLLOW=
 WORK=                           # temporary directory of a fetch
-STARTING=                       # process of a broker that does not answer yet
+STARTING=                       # set while a broker may run that does not answer
 
 usage() {
 	sed -n '/^#     scripts/,/^#$/{ /^#$/d; s/^#  *//; p }' "$0" >&2
@@ -73,7 +75,8 @@ usage() {
 # At exit, whatever the reason: nothing half-made is left.
 finish() {
 	trap '' INT TERM HUP
-	[ -z "$STARTING" ] || kill -KILL "$STARTING" 2>/dev/null || true
+	# the broker is the only thing that is ever put in the background
+	[ -z "$STARTING" ] || [ -z "${!:-}" ] || kill -KILL "$!" 2>/dev/null || true
 	[ -z "$WORK" ] || rm -rf "$WORK"
 	remove_no_cluster_conf
 }
@@ -325,11 +328,11 @@ start() {
 	printf '%s\n' "$PORT" >"$DIR/port"
 
 	before=$(stat -c %s "$DIR/kafka.log")
+	STARTING=yes
 	# in a session of its own, so that no terminal's interrupt comes to it
 	setsid "${JAVA[@]}" -Xms64m -Xmx512m -XX:+ExitOnOutOfMemoryError \
 		kafka.Kafka "$DIR/server.properties" >>"$DIR/kafka.log" 2>&1 </dev/null 9>&- &
 	pid=$!
-	STARTING=$pid
 	printf '%s\n' "$pid" >"$DIR/pid"
 
 	until=$((SECONDS + 90))
@@ -357,16 +360,23 @@ end_broker() {
 	rm -f "$DIR/pid"
 }
 
+# Dies if the broker cannot answer.
+require_broker() {
+	local pid
+	pid=$(broker_pid) || die "there is no broker running in $DIR"
+	! broker_paused "$pid" || die "the broker in $DIR is paused"
+}
+
 # Runs a command of kafka_client.py on the broker.
 client() {
 	install_packages python3-confluent-kafka
-	broker_pid >/dev/null || die "there is no broker running in $DIR"
+	require_broker
 	exec /usr/bin/python3 "$TOP/test/kafka_client.py" "bootstrap.servers=127.0.0.1:$PORT" "$@"
 }
 
 topics() {
 	local name=${2:-}
-	[ -z "$name" ] || [[ $name =~ ^[A-Za-z0-9._-]+$ ]] || die "this cannot be a topic's name: $name"
+	[[ -z $name || $name =~ ^[A-Za-z0-9._-]+$ ]] || die "this cannot be a topic's name: $name"
 	case ${1:-list}:$# in
 	list:[01]) client list ;;
 	create:2) client create_topic "$name" 1 ;;
@@ -378,12 +388,19 @@ topics() {
 			partitions=$1
 			shift
 		fi
+		[[ $partitions =~ ^[1-9][0-9]*$ ]] || usage
 		client create_topic "$name" "$partitions" "$@"
 		;;
 	delete:2) client delete_topic "$name" ;;
 	describe:2) client describe "$name" ;;
-	add-partitions:3) client add_partitions "$name" "$3" ;;
-	delete-records:4) client delete_records "$name" "$3" "$4" ;;
+	add-partitions:3)
+		[[ $3 =~ ^[1-9][0-9]*$ ]] || usage
+		client add_partitions "$name" "$3"
+		;;
+	delete-records:4)
+		[[ $3 =~ ^[0-9]+$ && $4 =~ ^(-1|[0-9]+)$ ]] || usage
+		client delete_records "$name" "$3" "$4"
+		;;
 	*) usage ;;
 	esac
 }
@@ -391,7 +408,7 @@ topics() {
 # Runs kcat on the broker.
 run_kcat() {
 	install_packages kcat
-	broker_pid >/dev/null || die "there is no broker running in $DIR"
+	require_broker
 	exec kcat -b "127.0.0.1:$PORT" "$@"
 }
 
@@ -402,7 +419,7 @@ ARGUMENTS=()
 while [ $# -gt 0 ]; do
 	case $1 in
 	--dir)
-		[ -n "${2:-}" ] || usage
+		[[ -n ${2:-} && $COMMAND != fetch ]] || usage
 		DIR=$2
 		shift
 		;;
@@ -416,19 +433,22 @@ while [ $# -gt 0 ]; do
 		[ "$COMMAND" = consume ] || usage
 		FOLLOW=yes
 		;;
-	-*) usage ;;
+	--*) usage ;;
 	*) ARGUMENTS+=("$1") ;;
 	esac
 	shift
 done
 set -- "${ARGUMENTS[@]}"
-set_dir
+[ "$COMMAND" = fetch ] || set_dir
 trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
 case $COMMAND:$# in
-fetch:0) fetch ;;
+fetch:0)
+	fetch
+	say "$JARS"
+	;;
 start:0) start ;;
 stop:0) end_broker TERM ;;
 kill:0) end_broker KILL ;;

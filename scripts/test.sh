@@ -6,9 +6,10 @@
 #     scripts/test.sh regress|isolation|tap   one suite
 #     scripts/test.sh SUITE NAME...           some tests of it
 #
-# Needs nothing but Debian 12: missing packages are installed, all else goes
-# on in a scratch directory (see lib.sh).  Regress and isolation tests share a
-# server; TAP tests, which make their own, run beside them.
+# Needs nothing but Debian 12, and Maven Central for the tests of Kafka, once:
+# missing packages are installed, all else goes on in a scratch directory (see
+# lib.sh).  Regress and isolation tests share a server; TAP tests, which make
+# their own, run beside them.
 #
 # The last line is "N passed, N failed", with ", N skipped" where something
 # was: a regress or isolation test counts one, a TAP file each assertion, and
@@ -30,6 +31,31 @@ usage() {
 	exit 2
 }
 
+# uses_kafka TESTS: is there one of these TAP tests that has a Kafka broker?
+uses_kafka() {
+	local name
+	for name in $1; do
+		! grep -q '^use AudKafka' "$TOP/test/t/$name.pl" || return 0
+	done
+	return 1
+}
+
+# Gets Kafka's jars, and tells the tests where they can read them.  Where they
+# cannot be had, the tests of Kafka fail, and only they.
+provide_kafka() {
+	local jars
+	if ! jars=$("$TOP/scripts/kafka.sh" fetch); then
+		say "There are no jars of Kafka: its tests will fail."
+		return 0
+	fi
+	jars=$(tail -n 1 <<<"$jars")
+	if ! "${AS_USER[@]}" test -r "$jars" -a -x "$jars"; then
+		cp -r "$jars" "$SCRATCH/kafka"
+		jars=$SCRATCH/kafka
+	fi
+	export AUDIENCE_KAFKA_JARS=$jars
+}
+
 # Ends the TAP tests if they still run, with the servers they have started.
 stop_tap() {
 	local data
@@ -40,6 +66,14 @@ stop_tap() {
 		stop_data_directory "$data"
 	done
 	TAP_PID=
+}
+
+# Ends the brokers of tests that were killed and could not do it.
+stop_brokers() {
+	local data
+	for data in "$SCRATCH"/src/tmp_check/kafka_*; do
+		[ ! -f "$data/pid" ] || "${AS_USER[@]}" "$SCRATCH/src/scripts/kafka.sh" kill --dir "$data" || true
+	done
 }
 
 # Keeps the logs of a run that failed, and says where.
@@ -59,6 +93,7 @@ finish() {
 	trap '' INT TERM
 	set +e
 	stop_tap
+	[ -z "$SCRATCH" ] || stop_brokers
 	if [ -n "$SCRATCH" ] && [ "$status" -ne 0 ]; then
 		keep_logs
 	fi
@@ -182,7 +217,13 @@ trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
 install_packages postgresql-$PG_MAJOR postgresql-server-dev-$PG_MAJOR make gcc libc6-dev flex bison libipc-run-perl
+if uses_kafka "$TAP"; then
+	install_packages openjdk-17-jre-headless openssl kcat python3-confluent-kafka
+fi
 make_scratch test
+if uses_kafka "$TAP"; then
+	provide_kafka
+fi
 
 # test material that is not part of the project, for the tests that use it
 : "${AUD_SHARED:=$TOP/../shared}"

@@ -45,6 +45,7 @@ Commands that change topics return when the change can be seen and used.
 
 import ctypes
 import json
+import signal
 import sys
 import time
 
@@ -53,7 +54,8 @@ from confluent_kafka import (Consumer, KafkaError, KafkaException, Producer,
 from confluent_kafka.admin import (AdminClient, ConfigResource, ConfigSource,
                                    NewPartitions, NewTopic)
 
-MAX_MESSAGE = 33554432
+MAX_MESSAGE = 33554432          # bytes, as in kafka.sh
+PR_SET_PDEATHSIG = 1            # of linux/prctl.h
 
 
 class Failure(Exception):
@@ -474,7 +476,9 @@ COMMANDS = ("configure", "create_topic", "delete_topic", "add_partitions",
 
 
 def serve(client):
-    """Answers requests until standard input ends."""
+    """Answers requests until standard input ends, or who started it does: it
+    may be in the middle of a call that waits for a broker that is no more."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     for line in sys.stdin.buffer:
         request = json.loads(line)
         read_messages(request.get("messages", []))
@@ -487,7 +491,11 @@ def serve(client):
         except KafkaException as error:
             reply = {"ok": False, "error": error.args[0].str(),
                      "code": error.args[0].name()}
-        except (Failure, KeyError, TypeError, ValueError) as error:
+        except Failure as error:
+            reply = {"ok": False, "error": str(error)}
+        except TimeoutError:
+            reply = {"ok": False, "error": "timeout"}
+        except (KeyError, TypeError, ValueError) as error:
             reply = {"ok": False, "error": f"{type(error).__name__}: {error}"}
         write_reply(reply)
 
@@ -495,6 +503,8 @@ def serve(client):
 def run(client, command, arguments):
     """Runs one command of those for people."""
     deadline = Deadline(30)
+    # a few of librdkafka's calls do not keep the time they are given
+    signal.alarm(60)
     if command == "list" and not arguments:
         for name, count in client.list({}, deadline)["topics"].items():
             print(f"{name}\t{count}")
@@ -529,6 +539,8 @@ def main():
         run(client, arguments[0], arguments[1:])
     except KafkaException as error:
         sys.exit(f"{arguments[0]}: {error.args[0].str()}")
+    except TimeoutError:
+        sys.exit(f"{arguments[0]}: timeout")
     except (Failure, ValueError) as error:
         sys.exit(f"{arguments[0]}: {error}")
 

@@ -80,9 +80,12 @@ sub script
 	my ($self, $command, @arguments) = @_;
 	my ($out, $error) = ('', '');
 
-	IPC::Run::run([ "$top/scripts/kafka.sh", $command, '--dir', $self->{dir}, @arguments ],
-		'<', \undef, '>', \$out, '2>', \$error, IPC::Run::timeout(300))
-	  or die "kafka.sh $command: $error";
+	# known to teardown, as a signal may come while it runs
+	$self->{running} = IPC::Run::start([ "$top/scripts/kafka.sh", $command, '--dir', $self->{dir}, @arguments ],
+		'<', \undef, '>', \$out, '2>', \$error, IPC::Run::timeout(300));
+	my $done = $self->{running}->finish;
+	delete $self->{running};
+	die "kafka.sh $command: $error" unless $done;
 	return $out;
 }
 
@@ -174,6 +177,9 @@ sub teardown
 	my $log = basename($0, '.pl') . '_' . basename($self->{dir}) . '.log';
 
 	$_->close foreach @{ $self->{clients} };
+	# it ends what it was about to start
+	eval { (delete $self->{running})->kill_kill(grace => 30); 1 } or warn $@
+	  if $self->{running};
 	eval { $self->kill; 1 } or warn $@;
 	copy("$self->{dir}/kafka.log", "$PostgreSQL::Test::Utils::log_path/$log");
 	return;
