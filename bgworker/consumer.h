@@ -1,8 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * consumer.h
- *	  What a consumer knows of its sources: see consumer.c and
- *	  consumer_batch.c.
+ *	  What a consumer knows of its sources, and does with them.
+ *
+ *	  consumer.c			the process: receives, and has it stored
+ *	  consumer_setup.c		reads the configuration, and takes it over
+ *	  consumer_brokers.c	finds out of brokers what is to be known
+ *	  consumer_batch.c		stores a batch
  *
  *-------------------------------------------------------------------------
  */
@@ -10,6 +14,8 @@
 #define AUD_CONSUMER_H
 
 #include "postgres.h"
+
+#include "lib/stringinfo.h"
 
 #include "kafka_config.h"
 #include "kafka_stats.h"
@@ -47,13 +53,25 @@ typedef struct AudSource
 	AudPartition *partitions;
 } AudSource;
 
-/* What has been received and is not stored: in order, of all sources. */
-typedef struct AudReceived
+/* A cluster, and the client that reads from it. */
+typedef struct AudConnection
 {
-	AudKafkaMessage *messages;	/* room for AUD_CONSUMER_BATCH */
-	int			nmessages;
-	Size		bytes;
-} AudReceived;
+	AudKafkaCluster *cluster;
+	AudKafkaClient *client;		/* NULL: to be opened */
+	bool		assigned;		/* it reads what it is to read */
+	bool		answered;		/* brokers have answered, and have not gone since */
+} AudConnection;
+
+/* What the configuration was read into, and stands in until it changes. */
+typedef struct AudSetup
+{
+	MemoryContext mcxt;
+	int			nconnections;
+	AudConnection *connections;
+	int			nsources;
+	AudSource  *sources;
+	StringInfoData print;		/* what there is to be compared */
+} AudSetup;
 
 /* What came of a batch. */
 typedef enum AudBatchResult
@@ -64,10 +82,31 @@ typedef enum AudBatchResult
 	AUD_BATCH_LEAVING			/* the extension is gone */
 } AudBatchResult;
 
+/* consumer.c */
+extern void aud_consumer_drop_received(void);
+extern bool aud_consumer_has_received(void);
+
+/* consumer_setup.c */
+extern AudSetup aud_consumer_setup;
+extern bool aud_consumer_anew;	/* begin anew, whatever the configuration says */
+extern bool aud_consumer_read_setup(void);
+
+/* consumer_brokers.c */
+extern bool aud_consumer_see_to_brokers(void);
+extern AudKafkaClient *aud_consumer_open_client(const AudKafkaCluster *cluster, char *error);
+extern void aud_consumer_close(AudConnection *connection);
+extern void aud_consumer_report(AudSource *source, int partition, const char *why);
+extern void aud_consumer_report_all(AudConnection *connection, const char *why);
+extern void aud_consumer_stop(AudSource *source, int partition, const char *reason);
+extern void aud_consumer_out_of_range(AudSource *source, AudPartition *partition);
+extern void aud_consumer_begin_asking(void);
+
+/* consumer_batch.c */
 extern AudBatchResult aud_consumer_store(AudSource *source, const char *cluster,
 										 const AudKafkaMessage *messages, const int *indexes, int n);
 
 extern AudPartition *aud_consumer_partition(AudSource *source, int partition);
 extern void aud_consumer_set_state(AudPartition *partition, AudKafkaState state);
+extern void aud_consumer_set_states(AudSource *source, AudKafkaState state);
 
 #endif							/* AUD_CONSUMER_H */

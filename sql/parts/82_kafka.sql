@@ -174,7 +174,7 @@ AS $$
 		AND installation.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
 $$ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION audience.kafka_is_here(audience.kafka_installation) IS
-	'internal: is this the database that may exchange messages, and no copy of it?';
+	'is this the database that may exchange messages with Kafka, and no copy of it?';
 
 CREATE FUNCTION audience.kafka_activate() RETURNS void
 AS $$
