@@ -4,6 +4,7 @@
 #   make install         install into the PostgreSQL that PG_CONFIG names
 #   make installcheck    regress, isolation and TAP tests against it
 #   make bench           the benchmark, on a private server (bench/README.md)
+#   make bench-kafka     the benchmark of what goes through Kafka
 #   make bench-report    docs/performance.md of its results
 
 EXTENSION = audience_manager
@@ -65,8 +66,10 @@ src/rule_gram.o: src/rule_scan.c
 # Debian's PGXS does not track headers
 $(OBJS) $(OBJS:.o=.bc) $(WORKER_OBJS): $(wildcard src/*.h bgworker/*.h)
 
-.PHONY: bench bench-report
+.PHONY: bench bench-kafka bench-report
 bench:
 	bench/run.sh
+bench-kafka:
+	BENCH_PARTS=kafka BENCH_RESULTS=$(CURDIR)/bench/results/kafka.tsv bench/run.sh
 bench-report:
 	bench/report.sh $(BENCH_RESULTS)

@@ -35,6 +35,7 @@ finish() {
 	if [ "$status" -ne 0 ] && [ -n "$SCRATCH" ] && [ -f "$SCRATCH/log/server-bench.log" ]; then
 		tail -n 20 "$SCRATCH/log/server-bench.log" >&2
 	fi
+	[ ! -d "$SCRATCH/kafka" ] || "$TOP/scripts/kafka.sh" kill --dir "$SCRATCH/kafka"
 	remove_scratch
 	exit "$status"
 }
@@ -84,7 +85,7 @@ trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-install_packages postgresql-$PG_MAJOR postgresql-server-dev-$PG_MAJOR make gcc libc6-dev flex bison
+install_packages "${BUILD_PACKAGES[@]}"
 mkdir -p "$(dirname "$BENCH_RESULTS")"
 RESULTS=$(cd "$(dirname "$BENCH_RESULTS")" && pwd -P)/$(basename "$BENCH_RESULTS")
 : >"$RESULTS"

@@ -52,6 +52,7 @@
 #include "storage/lwlock.h"
 #include "storage/sinval.h"
 #include "tcop/tcopprot.h"
+#include "utils/acl.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -273,7 +274,8 @@ begin_transaction(const char *name, bool sql)
 
 /*
  * Makes the transaction one for SQL: connected to SPI, with a snapshot, as the
- * extension's owner.  False, and leaves, if the extension is not there.
+ * extension's owner, or audience.kafka_role.  False, and leaves, if the
+ * extension is not there.
  */
 static bool
 begin_sql(void)
@@ -286,6 +288,8 @@ begin_sql(void)
 		return false;
 	}
 	stay();
+	if (aud_frame_slot->kind != AUD_WORKER_SCHEDULER && aud_kafka_role[0] != '\0')
+		owner = get_role_oid(aud_kafka_role, false);
 	SPI_connect();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	SetUserIdAndSecContext(owner, SECURITY_LOCAL_USERID_CHANGE);

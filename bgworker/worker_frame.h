@@ -26,7 +26,7 @@ typedef struct AudStep
 typedef enum AudStepMode
 {
 	AUD_STEP_CATALOG,			/* a transaction */
-	AUD_STEP_SQL,				/* the same, connected to SPI, with a snapshot, as the extension's owner */
+	AUD_STEP_SQL,				/* the same, connected to SPI, with a snapshot, as the extension's owner or audience.kafka_role */
 	AUD_STEP_FREE				/* none: it makes its own, by aud_frame_transaction */
 } AudStepMode;
 

@@ -77,7 +77,7 @@ trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-install_packages postgresql-$PG_MAJOR postgresql-server-dev-$PG_MAJOR make gcc libc6-dev flex bison
+install_packages "${BUILD_PACKAGES[@]}"
 
 title "Build, and a private server"
 make_scratch demo

@@ -19,6 +19,12 @@
 
 PG_MAJOR=15
 
+# Debian packages that building and running the project takes.
+BUILD_PACKAGES=(
+	postgresql-$PG_MAJOR postgresql-server-dev-$PG_MAJOR make gcc libc6-dev flex bison
+	librdkafka-dev libjansson-dev
+)
+
 # The project's top directory.
 TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 

@@ -216,7 +216,7 @@ trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-install_packages postgresql-$PG_MAJOR postgresql-server-dev-$PG_MAJOR make gcc libc6-dev flex bison libipc-run-perl
+install_packages "${BUILD_PACKAGES[@]}" libipc-run-perl
 if uses_kafka "$TAP"; then
 	install_packages openjdk-17-jre-headless openssl kcat python3-confluent-kafka
 fi

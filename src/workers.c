@@ -75,6 +75,7 @@ AudWorkers *aud_workers = NULL;
 char	   *aud_worker_databases = NULL;
 int			aud_worker_naptime = 60;
 int			aud_kafka_consumers = 1;
+char	   *aud_kafka_role = NULL;
 
 /* Who hears which word. */
 static const struct
@@ -584,6 +585,10 @@ aud_workers_init(void)
 							"The partitions of all topics are divided among them.",
 							&aud_kafka_consumers, 1, 1, AUD_CONSUMERS_MAX,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomStringVariable("audience.kafka_role",
+							   "The role that workers exchange messages with Kafka as.",
+							   "Empty: the extension's owner.",
+							   &aud_kafka_role, "", PGC_SUSET, 0, NULL, NULL, NULL);
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 	next_shmem_request = shmem_request_hook;

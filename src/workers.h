@@ -184,6 +184,7 @@ extern PGDLLIMPORT AudWorkers *aud_workers;
 extern PGDLLIMPORT char *aud_worker_databases;
 extern PGDLLIMPORT int aud_worker_naptime;	/* s */
 extern PGDLLIMPORT int aud_kafka_consumers;
+extern PGDLLIMPORT char *aud_kafka_role;
 
 extern void aud_workers_init(void);
 extern void aud_workers_note(AudWord word, TimestampTz due);

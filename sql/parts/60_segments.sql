@@ -201,7 +201,7 @@ DECLARE
 	segment audience.segments;
 	dependents text;
 BEGIN
-	PERFORM audience.definitions_lock();
+	PERFORM audience.definitions_change();
 	segment := audience.segment_row(id);
 	SELECT string_agg(format('Segment "%s" refers to it.', d), E'\n' ORDER BY d) INTO dependents
 	FROM audience.segment_dependents(id) d WHERE d <> segment.id;

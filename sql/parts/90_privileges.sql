@@ -23,10 +23,14 @@ DECLARE
 		'engine_statistics', 'scheduler_statistics', 'retention_setting', 'event_retention_limit',
 		'kafka_partition_statistics', 'kafka_sink_statistics', 'kafka_errors', 'kafka_is_here'];
 	writers constant text[] := ARRAY['event_ingest', 'events_ingest', 'profile_set', 'profiles_set'];
+	-- what the workers that exchange messages with Kafka call
+	bridge constant text[] := ARRAY[
+		'kafka_take_events', 'kafka_take_segment', 'kafka_set_origin', 'kafka_source_stop', 'kafka_source_hold',
+		'kafka_is_here', 'kafka_outbox_messages', 'note_kafka', 'segment_put', 'segment_delete'];
 BEGIN
-	IF grant_access.level IS NULL OR grant_access.level NOT IN ('ingest', 'read', 'admin') THEN
+	IF grant_access.level IS NULL OR grant_access.level NOT IN ('ingest', 'read', 'kafka', 'admin') THEN
 		RAISE EXCEPTION 'unknown level of access "%"', grant_access.level USING ERRCODE = '22023',
-			HINT = 'The levels are "ingest", "read" and "admin".';
+			HINT = 'The levels are "ingest", "read", "kafka" and "admin".';
 	END IF;
 	SELECT quote_ident(r.rolname) INTO grantee FROM pg_roles r WHERE r.oid = grant_access.role;
 	IF NOT FOUND THEN
@@ -34,7 +38,7 @@ BEGIN
 	END IF;
 
 	EXECUTE format('GRANT USAGE ON SCHEMA audience TO %s', grantee);
-	IF grant_access.level IN ('ingest', 'admin') THEN
+	IF grant_access.level IN ('ingest', 'kafka', 'admin') THEN
 		-- received_at is the engine's
 		EXECUTE format('GRANT INSERT (user_id, occurred_at, event_id, event_type, properties, context) '
 			'ON audience.events TO %s', grantee);
@@ -49,12 +53,21 @@ BEGIN
 			EXECUTE format('GRANT SELECT ON %s TO %s', relation, grantee);
 		END LOOP;
 	END IF;
+	IF grant_access.level = 'kafka' THEN
+		EXECUTE format('GRANT SELECT ON audience.kafka_installation, audience.kafka_clusters, audience.kafka_sinks, audience.segment_numbers, '
+			'audience.segments TO %s', grantee);
+		EXECUTE format('GRANT SELECT, UPDATE ON audience.kafka_sources TO %s', grantee);
+		EXECUTE format('GRANT SELECT, INSERT, UPDATE ON audience.kafka_offsets, audience.kafka_dead_letters TO %s', grantee);
+		EXECUTE format('GRANT SELECT, DELETE ON audience.kafka_outbox TO %s', grantee);
+		EXECUTE format('GRANT USAGE ON SEQUENCE audience.kafka_dead_letter_seq TO %s', grantee);
+	END IF;
 	FOR routine IN
 		SELECT p.oid::regprocedure FROM pg_proc p
 		WHERE p.pronamespace = 'audience'::regnamespace
 			AND CASE grant_access.level
 				WHEN 'ingest' THEN p.proname = ANY (writers)
 				WHEN 'read' THEN p.proname = ANY (readers)
+				WHEN 'kafka' THEN p.proname = ANY (bridge)
 				ELSE p.proname = ANY (readers)
 					OR (p.prosecdef OR p.prokind = 'p') AND p.prorettype <> 'trigger'::regtype
 				END
@@ -64,7 +77,7 @@ BEGIN
 END
 $$ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION audience.grant_access(regrole, text) IS
-	'grants a role what it needs to "ingest" events and attributes, to "read" segments, memberships, profiles and history, or all ("admin")';
+	'grants a role what it needs to "ingest" events and attributes, to "read" segments, memberships, profiles and history, to be audience.kafka_role ("kafka"), or all ("admin")';
 
 DO $$
 DECLARE
