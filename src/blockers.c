@@ -351,6 +351,13 @@ compare_choices(const void *a, const void *b)
 	return (x->weight < y->weight) - (x->weight > y->weight);
 }
 
+/* Does an aggregate keep its value while only time passes? */
+static bool
+value_lasts(const AudAggregateDef *def)
+{
+	return def->last == 0 && def->state != AUD_STATE_SEQUENCE && !def->where_moves;
+}
+
 /* How many segments need or refuse something of a field. */
 static int64
 route_weight(const AudDefinitions *defs, const AudRoute *route)
@@ -365,6 +372,36 @@ route_weight(const AudDefinitions *defs, const AudRoute *route)
 			weight += leaf->roles[s] != 0;
 	}
 	return weight;
+}
+
+/* Sets the bits of the segments whose rules hold a leaf. */
+static void
+add_segments(const AudLeaf *leaf, uint64 *bitmap)
+{
+	for (int s = 0; s < leaf->nsegments; s++)
+		bitmap[leaf->segments[s] / 64] |= UINT64CONST(1) << (leaf->segments[s] % 64);
+}
+
+/*
+ * The segments whose rules hold a leaf that may turn over while only time
+ * passes: all that due.c looks at.
+ */
+static const uint64 *
+moving_segments(const AudDefinitions *defs, int nwords)
+{
+	uint64	   *moving = palloc0((nwords + 1) * sizeof(uint64));
+
+	for (int i = 0; i < defs->nrelative; i++)
+		add_segments(&defs->leaves[defs->relative[i]], moving);
+	for (int i = 0; i < defs->naggregates; i++)
+	{
+		const AudRoute *route = &defs->routes[i];
+
+		if (!value_lasts(&defs->aggregates[i]) || route->nages > 0)
+			for (int l = 0; l < route->nleaves; l++)
+				add_segments(&defs->leaves[route->leaves[l]], moving);
+	}
+	return moving;
 }
 
 /*
@@ -382,12 +419,14 @@ aud_blockers_create(const AudDefinitions *defs, MemoryContext work)
 	for (int i = 0; i < defs->naggregates; i++)
 	{
 		choices[n].field.aggregate = i;
+		choices[n].field.lasts = value_lasts(&defs->aggregates[i]);
 		choices[n++].route = &defs->routes[i];
 	}
 	for (int i = 0; i < defs->nattributes; i++)
 		if (defs->attributes[i].key != NULL)
 		{
 			choices[n].field.attribute = &defs->attributes[i];
+			choices[n].field.lasts = true;
 			choices[n++].route = &defs->attributes[i].route;
 		}
 	for (int i = 0; i < n; i++)
@@ -397,6 +436,7 @@ aud_blockers_create(const AudDefinitions *defs, MemoryContext work)
 	blockers = palloc0(sizeof(AudBlockers));
 	blockers->nwords = (defs->nsegments + 63) / 64;
 	blockers->none = palloc0((blockers->nwords + 1) * sizeof(uint64));
+	blockers->moving = moving_segments(defs, blockers->nwords);
 	blockers->mcxt = AllocSetContextCreate(CurrentMemoryContext, "audience blockers",
 										   ALLOCSET_DEFAULT_SIZES);
 	for (int i = 0; i < n && i < AUD_MAX_BLOCK_FIELDS && choices[i].weight > 0; i++)

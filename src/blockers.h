@@ -19,6 +19,7 @@ typedef struct AudBlockField
 {
 	const AudAttribute *attribute;	/* NULL: an aggregate */
 	int			aggregate;
+	bool		lasts;			/* its value stays while only time passes */
 	struct AudBlockCells *cells;
 } AudBlockField;
 
@@ -27,6 +28,7 @@ typedef struct AudBlockers
 	int			nfields;
 	AudBlockField fields[AUD_MAX_BLOCK_FIELDS];
 	int			nwords;			/* of each bitmap */
+	const uint64 *moving;		/* segments whose rules hold a leaf that time alone may turn over */
 	const uint64 *none;			/* one that is empty */
 	int			ncells;			/* that have been made, of all fields */
 	MemoryContext mcxt;

@@ -515,16 +515,11 @@ add_all_candidates(AudDecider *decider)
 	const AudUser *user = decider->user;
 	int			nmembers = user->is_new ? 0 : aud_members_count(user->members);
 
-	for (int w = 0; w < decider->nwords; w++)
-	{
-		uint64		all = ~UINT64CONST(0);
-
-		if (w == defs->nsegments / 64)
-			all = (UINT64CONST(1) << (defs->nsegments % 64)) - 1;
-		if (defs->nsegments >= MIN_CANDIDATES)
-			all &= ~aud_decider_blocked(decider, w, all, false);
-		decider->candidates[w] = all;
-	}
+	memset(decider->candidates, 0xFF, decider->nwords * sizeof(uint64));
+	if (defs->nsegments % 64 != 0)
+		decider->candidates[decider->nwords - 1] = (UINT64CONST(1) << (defs->nsegments % 64)) - 1;
+	if (defs->nsegments >= MIN_CANDIDATES)
+		aud_decider_strike_blocked(decider, decider->candidates, false);
 	for (int i = 0; i < nmembers; i++)
 	{
 		int			index = aud_definitions_find_segment_number(defs, aud_members_number(user->members, i));
@@ -543,9 +538,7 @@ strike_blocked(const AudBatch *batch, AudDecider *decider)
 {
 	if (batch->fill_all || decider->ncandidates < MIN_CANDIDATES)
 		return;
-	for (int w = 0; w < decider->nwords; w++)
-		if (decider->candidates[w] != 0)
-			decider->candidates[w] &= ~aud_decider_blocked(decider, w, decider->candidates[w], true);
+	aud_decider_strike_blocked(decider, decider->candidates, true);
 }
 
 /* Makes all segments to be filled candidates. */

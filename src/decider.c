@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
+#include "port/pg_bitutils.h"
 #include "utils/memutils.h"
 
 #include "decider.h"
@@ -34,6 +35,9 @@ aud_decider_create(const AudDefinitions *defs)
 	decider->segment_holds = palloc0((defs->nsegments + 1) * sizeof(bool));
 	decider->nwords = (defs->nsegments + 63) / 64;
 	decider->candidates = palloc0((decider->nwords + 1) * sizeof(uint64));
+	decider->words = palloc((decider->nwords + 1) * sizeof(int));
+	decider->moving = palloc((decider->nwords + 1) * sizeof(uint64));
+	decider->leaf_moving = palloc0((defs->nleaves + 1) * sizeof(uint32));
 	return decider;
 }
 
@@ -97,7 +101,6 @@ ask_field(AudDecider *decider)
 	const AudBlockField *field = &defs->blockers->fields[i];
 	const uint64 *before,
 			   *now;
-	bool		lasts = true;
 
 	if (field->attribute != NULL)
 	{
@@ -112,65 +115,181 @@ ask_field(AudDecider *decider)
 		AudAggregateValue value;
 
 		aud_aggregate_value(def, &user->states[field->aggregate], &value);
-		lasts = def->last == 0 && def->state != AUD_STATE_SEQUENCE && !def->where_moves;
 		before = now = aud_blockers_of_aggregate(defs, field, &value);
 		if (old != NULL)
 			before = aud_blockers_of_aggregate(defs, field, old);
 	}
 	decider->blocked[i] = now;
 	decider->blocked_before[i] = before;
-	decider->blocked_lasting[i] = lasts ? now : defs->blockers->none;
+}
+
+/* The segments that the user's value of a field blocks now; *before: what blocked them before. */
+static const uint64 *
+blocked_by(AudDecider *decider, int field, const uint64 **before)
+{
+	while (decider->nblocked <= field)
+		ask_field(decider);
+	*before = decider->blocked_before[field];
+	return decider->blocked[field];
+}
+
+/* Lists the words of a bitmap of segments that are not empty; returns how many. */
+static int
+list_words(AudDecider *decider, const uint64 *segments)
+{
+	int			n = 0;
+
+	for (int w = 0; w < decider->nwords; w++)
+	{
+		decider->words[n] = w;
+		n += segments[w] != 0;
+	}
+	return n;
 }
 
 /*
- * Which of the segments "among", bits of this word, are blocked: now, and with
- * "before" were so as well, so that nothing about them can have changed.
+ * Takes blocked segments out of the words listed, and those that are empty then
+ * off the list: after two or three fields few are left.  Returns how many.
  */
-uint64
-aud_decider_blocked(AudDecider *decider, int word, uint64 among, bool before)
+static int
+strike(AudDecider *decider, uint64 *segments, int nwords, const uint64 *blocked)
 {
-	uint64		now = 0;
-	uint64		then = before ? 0 : ~UINT64CONST(0);
+	int		   *words = decider->words;
+	int			n = 0;
 
-	for (int i = 0; i < decider->defs->blockers->nfields; i++)
+	for (int i = 0; i < nwords; i++)
 	{
-		if (i == decider->nblocked)
-			ask_field(decider);
-		now |= decider->blocked[i][word];
-		if (before)
-			then |= decider->blocked_before[i][word];
-		if ((among & ~(now & then)) == 0)
-			break;
+		int			w = words[i];
+		uint64		left = segments[w] & ~blocked[w];
+
+		segments[w] = left;
+		words[n] = w;
+		n += left != 0;
 	}
-	return among & now & then;
+	return n;
+}
+
+/*
+ * Takes the segments out of a bitmap that are blocked: now, and with "before"
+ * were so as well, so that nothing about them can have changed.
+ */
+void
+aud_decider_strike_blocked(AudDecider *decider, uint64 *segments, bool before)
+{
+	int			nfields = decider->defs->blockers->nfields;
+	int			n = list_words(decider, segments);
+	int			changed[AUD_MAX_BLOCK_FIELDS];
+	int			nchanged = 0;
+
+	for (int i = 0; i < nfields && n > 0; i++)
+	{
+		const uint64 *then;
+		const uint64 *now = blocked_by(decider, i, &then);
+
+		if (!before || now == then)
+			n = strike(decider, segments, n, now);
+		else
+			changed[nchanged++] = i;
+	}
+	/* one field may block now what another one has blocked before */
+	for (int i = 0; i < n && nchanged > 0; i++)
+	{
+		int			w = decider->words[i];
+		uint64		now = 0;
+		uint64		then = 0;
+
+		for (int c = 0; c < nchanged; c++)
+		{
+			now |= decider->blocked[changed[c]][w];
+			then |= decider->blocked_before[changed[c]][w];
+		}
+		segments[w] &= ~(now & then);
+	}
+}
+
+/* of fewer segments the leaves are marked, of more each leaf is looked up */
+#define FEW_MOVING	64
+
+/* Marks the leaves of the segments that time alone may change, in the words listed. */
+static void
+mark_moving(AudDecider *decider, int nwords)
+{
+	for (int i = 0; i < nwords; i++)
+	{
+		int			w = decider->words[i];
+
+		for (uint64 left = decider->moving[w]; left != 0; left &= left - 1)
+		{
+			const AudInstruction *program =
+				decider->defs->segments[w * 64 + pg_rightmost_one_pos64(left)].program;
+
+			for (uint32 at = 0; at < program->ninstructions; at++)
+				if (program[at].kind == AUD_NODE_FIELD)
+					decider->leaf_moving[program[at].operand] = decider->epoch;
+		}
+	}
+}
+
+/*
+ * Finds the segments that time alone may change for the user: those that hold
+ * a leaf it may turn over, and that nothing blocks all the time.
+ */
+static void
+find_moving(AudDecider *decider)
+{
+	const AudBlockers *blockers = decider->defs->blockers;
+	int			n;
+
+	memcpy(decider->moving, blockers->moving, decider->nwords * sizeof(uint64));
+	n = list_words(decider, decider->moving);
+	for (int i = 0; i < blockers->nfields && n > 0; i++)
+	{
+		const uint64 *then;
+
+		if (blockers->fields[i].lasts)
+			n = strike(decider, decider->moving, n, blocked_by(decider, i, &then));
+	}
+	decider->nmoving = 0;
+	for (int i = 0; i < n; i++)
+		decider->nmoving += pg_popcount64(decider->moving[decider->words[i]]);
+	if (decider->nmoving <= FEW_MOVING)
+		mark_moving(decider, n);
+}
+
+/* Are there segments that time alone may change for the user? */
+bool
+aud_decider_any_moves(AudDecider *decider)
+{
+	if (decider->moving_known != decider->epoch)
+	{
+		decider->moving_known = decider->epoch;
+		find_moving(decider);
+	}
+	return decider->nmoving > 0;
 }
 
 /*
  * May a membership of the user change as the leaf turns over, while nothing
  * but time passes?  Not if all rules that hold it are blocked all the time.
+ *
+ * Among thousands of segments a user has a few that are not, but hundreds of
+ * leaves may be asked about: so those few tell which leaves matter.
  */
 bool
 aud_decider_leaf_matters(AudDecider *decider, int leaf)
 {
-	const AudLeaf *at = &decider->defs->leaves[leaf];
-	int			nfields = decider->defs->blockers->nfields;
+	const AudLeaf *at;
 
+	if (!aud_decider_any_moves(decider))
+		return false;
+	at = &decider->defs->leaves[leaf];
+	/* others are not looked for */
+	Assert(at->nsegments == 0 || decider->defs->blockers->moving[at->segments[0] / 64] >> (at->segments[0] % 64) & 1);
+	if (decider->nmoving <= FEW_MOVING)
+		return decider->leaf_moving[leaf] == decider->epoch;
 	for (int s = 0; s < at->nsegments; s++)
-	{
-		int			word = at->segments[s] / 64;
-		uint64		bit = UINT64CONST(1) << (at->segments[s] % 64);
-		int			i;
-
-		for (i = 0; i < nfields; i++)
-		{
-			if (i == decider->nblocked)
-				ask_field(decider);
-			if (decider->blocked_lasting[i][word] & bit)
-				break;
-		}
-		if (i == nfields)
+		if ((decider->moving[at->segments[s] / 64] >> (at->segments[s] % 64)) & 1)
 			return true;
-	}
 	return false;
 }
 

@@ -27,11 +27,15 @@ struct AudDecider
 
 	uint64	   *candidates;		/* bit for each segment by rank */
 	int			nwords;
+	int		   *words;			/* room for the numbers of as many */
 	int			ncandidates;	/* how often one was set for a leaf */
 	int			nblocked;		/* fields (blockers.c) that have been asked about the user */
 	const uint64 *blocked[AUD_MAX_BLOCK_FIELDS];	/* segments that cannot hold: now, */
 	const uint64 *blocked_before[AUD_MAX_BLOCK_FIELDS];
-	const uint64 *blocked_lasting[AUD_MAX_BLOCK_FIELDS];	/* while only time passes */
+	uint32		moving_known;	/* epoch in which the next were set */
+	int			nmoving;		/* segments that time alone may change, and that are not blocked: */
+	uint64	   *moving;			/* bit for each by rank; */
+	uint32	   *leaf_moving;	/* if there are few, epoch in which one of them was seen to hold the leaf */
 	const bool *fill;			/* the batch's, of which these are the segments */
 	int			nfills;
 	int		   *fills;
@@ -45,8 +49,9 @@ extern bool aud_decider_evaluate_leaf(AudDecider *decider, const AudLeaf *leaf, 
 extern const JsonbValue *aud_decider_leaf_value(AudDecider *decider, const AudLeaf *leaf,
 												JsonbValue *start, JsonbValue *room);
 extern const AudAggregateValue *aud_user_value_before(const AudUser *user, int aggregate);
-extern uint64 aud_decider_blocked(AudDecider *decider, int word, uint64 among, bool before);
+extern void aud_decider_strike_blocked(AudDecider *decider, uint64 *segments, bool before);
 extern bool aud_decider_number_holds(const AudLeaf *leaf, const AudDecimal *number);
+extern bool aud_decider_any_moves(AudDecider *decider);
 extern bool aud_decider_leaf_matters(AudDecider *decider, int leaf);
 extern bool aud_decider_belongs(AudDecider *decider, int index);
 extern int	aud_route_first_age(const AudRoute *route, int64 age);

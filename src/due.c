@@ -195,19 +195,23 @@ aud_decider_next_change(AudDecider *decider, TimestampTz limit)
 	const AudUser *user = decider->user;
 	TimestampTz due = limit;
 
-	for (int i = 0; i < defs->nrelative; i++)
-		if (aud_decider_leaf_matters(decider, defs->relative[i]))
-			look_at_leaf(decider, &defs->leaves[defs->relative[i]], &due);
-	for (int i = 0; i < defs->naged; i++)
-		look_at_ages(decider, defs->aged[i], &due);
-	for (int w = 0; w < defs->nwindows; w++)
-		for (int i = 0; i < defs->windows[w].naggregates; i++)
-		{
-			int			aggregate = defs->windows[w].aggregates[i];
+	if (aud_decider_any_moves(decider))
+	{
+		for (int i = 0; i < defs->nrelative; i++)
+			if (aud_decider_leaf_matters(decider, defs->relative[i]))
+				look_at_leaf(decider, &defs->leaves[defs->relative[i]], &due);
+		for (int i = 0; i < defs->naged; i++)
+			look_at_ages(decider, defs->aged[i], &due);
+		for (int w = 0; w < defs->nwindows; w++)
+			for (int i = 0; i < defs->windows[w].naggregates; i++)
+			{
+				int			aggregate = defs->windows[w].aggregates[i];
 
-			if (defs->routes[aggregate].nleaves > 0)
-				look_at_window(decider, aggregate, &due);
-		}
+				if (defs->routes[aggregate].nleaves > 0)
+					look_at_window(decider, aggregate, &due);
+			}
+	}
+	/* these tell from the timer what they do not know, whether or not it matters now */
 	for (int i = 0; i < defs->nmoving; i++)
 		if (defs->routes[defs->moving[i]].nleaves > 0)
 			look_at_moving(&defs->aggregates[defs->moving[i]],
