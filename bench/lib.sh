@@ -171,16 +171,41 @@ verify_users() {
 	[ $(($1 * BENCH_USERS)) -le "$BENCH_VERIFY" ] || printf '%d\n' $((BENCH_VERIFY / $1))
 }
 
+# some_processors N: the first N of the processors that this may run on, or all if
+# there are fewer, for taskset.
+some_processors() {
+	awk -F'[:,[:space:]]+' -v wanted="$1" '/^Cpus_allowed_list/ {
+		for (i = 2; i <= NF; i++)
+		{
+			ends = split($i, range, "-")
+			for (cpu = range[1]; $i != "" && cpu <= range[ends] && n < wanted; cpu++)
+				list = list (n++ ? "," : "") cpu
+		}
+		print list
+	}' /proc/self/status
+}
+
 # single DATABASE CONTESTANT CLIENTS COMMIT USERS [OPTION...]: prepared INSERTs of
 # one event each, pgbench/USERS.sql, with that synchronous_commit.  What pgbench
 # says is in pgbench.out.
+#
+# Clients and their sessions have as many processors as there are clients.  A
+# client and its session take turns; on two processors each waits for the other
+# one's to wake up, which takes longer than an INSERT does, and they move from
+# the one case to the other as it happens.  (Sessions inherit from the
+# postmaster.)
 single() {
-	local database=$1 contestant=$2 clients=$3 commit=$4 users=$5
+	local database=$1 contestant=$2 clients=$3 commit=$4 users=$5 postmaster processors all status=0
 	shift 5
+	postmaster=$(head -n 1 "$SCRATCH/bench/postmaster.pid")
+	processors=$(some_processors "$clients")
+	all=$(some_processors 100000)
+	"${AS_USER[@]}" taskset -cp "$processors" "$postmaster" >/dev/null
 	PGOPTIONS="-c search_path=${TABLE[$contestant]%.*} -c synchronous_commit=$commit" \
-		"$PG_BIN/pgbench" -n -M prepared -c "$clients" -j "$clients" -T "$BENCH_SECONDS" \
-		-D users="$BENCH_USERS" -D clients="$clients" -f "$BENCH/pgbench/$users.sql" "$@" "$database" >pgbench.out 2>pgbench.err ||
-		die "pgbench failed: $(tail -n 3 pgbench.err)"
+		taskset -c "$processors" "$PG_BIN/pgbench" -n -M prepared -c "$clients" -j "$clients" -T "$BENCH_SECONDS" \
+		-D users="$BENCH_USERS" -D clients="$clients" -f "$BENCH/pgbench/$users.sql" "$@" "$database" >pgbench.out 2>pgbench.err || status=$?
+	"${AS_USER[@]}" taskset -cp "$all" "$postmaster" >/dev/null
+	[ "$status" -eq 0 ] || die "pgbench failed: $(tail -n 3 pgbench.err)"
 }
 
 # hold_snapshot DATABASE: a session there opens a snapshot and keeps it, until
