@@ -2,12 +2,15 @@
 #
 # demo.sh: the extension at work on a made-up shop's event stream.
 #
-#     scripts/demo.sh [--keep] [--events N]
+#     scripts/demo.sh [--kafka] [--keep] [--events N]
 #
 # Builds the project, starts a private PostgreSQL server, makes segments, puts
 # sixty days of events in as they would have come, and shows what became of
-# them.  Needs nothing but Debian 12 and leaves nothing behind (see lib.sh),
-# unless --keep is given: then the server stays up for a look around.
+# them.  With --kafka they come by way of a real Kafka broker, which is started
+# as well, and what becomes of them goes out there, too.  Needs nothing but
+# Debian 12 (for the broker also Maven Central) and leaves nothing behind (see
+# lib.sh), unless --keep is given: then what was started stays up for a look
+# around.
 
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -17,14 +20,16 @@ EVENTS=100000
 USERS=5000
 BATCH=1000
 KEEP=false
+KAFKA=false
 
 usage() {
-	say "usage: scripts/demo.sh [--keep] [--events N]" >&2
+	say "usage: scripts/demo.sh [--kafka] [--keep] [--events N]" >&2
 	exit 2
 }
 
 while [ $# -gt 0 ]; do
 	case $1 in
+	--kafka) KAFKA=true ;;
 	--keep) KEEP=true ;;
 	--events)
 		EVENTS=${2:-}
@@ -42,6 +47,7 @@ finish() {
 	trap '' INT TERM
 	set +e
 	if [ "$status" -ne 0 ] || ! $KEEP; then
+		[ -z "$SCRATCH" ] || [ ! -d "$SCRATCH/kafka" ] || kafka kill
 		remove_scratch
 	fi
 	exit "$status"
@@ -73,6 +79,94 @@ show_progress() {
 	done
 }
 
+# kafka VERB ARGUMENT...: kafka.sh with the demo's broker.
+kafka() {
+	local verb=$1
+	shift
+	"$TOP/scripts/kafka.sh" "$verb" --dir "$SCRATCH/kafka" "$@"
+}
+
+# A port behind which four more are free, too.
+free_port() {
+	local port offset free
+	for ((port = 19092; port < 29092; port += 10)); do
+		free=true
+		for offset in 0 1 2 3 4; do
+			! (: <"/dev/tcp/127.0.0.1/$((port + offset))") 2>/dev/null || free=false
+		done
+		! $free || break
+	done
+	say "$port"
+}
+
+# load_by_copy: the stream by COPY, with the clock set to the events' time.
+load_by_copy() {
+	title "Events: 60 days up to now, in batches of $BATCH by COPY"
+	"$TOP/scripts/generate_events.pl" script --users $USERS --events "$EVENTS" --batch $BATCH >events.sql
+	START=$EPOCHREALTIME
+	sql -f events.sql | show_progress "$START"
+	show_rate
+
+	# the events came with the clock set to their time; this brings those whom time
+	# has changed since to the present
+	START=$EPOCHREALTIME
+	say "$(sql -c 'SELECT audience.run_due()') users whom time alone may have changed looked at in $(seconds_since "$START") s"
+}
+
+# Says how fast the events came since START.
+show_rate() {
+	awk -v n="$EVENTS" -v s="$(seconds_since "$START")" \
+		'BEGIN { printf "%d events a second, every membership decided on the way\n", n / (s > 0 ? s : 0.1) }'
+}
+
+# wait_for SECONDS CONDITION: until the database says that it holds.
+wait_for() {
+	local until=$((SECONDS + $1))
+	while [ "$(sql -c "SELECT $2")" != t ]; do
+		[ $SECONDS -lt $until ] || die "waited $1 s in vain: $2"
+		sleep 0.1
+	done
+}
+
+# load_by_kafka: the stream as messages of topic user-events, and what becomes
+# of it to topic user-segments.
+load_by_kafka() {
+	title "A Kafka broker, topics, and the bridge"
+	kafka start --port "$(free_port)" | tee kafka.out
+	BROKER=$(sed -n 's/^Kafka.* at \([0-9.]*:[0-9]*\),.*/\1/p' kafka.out)
+	kafka topics create user-events 4
+	kafka topics create user-segments 4
+	kafka topics create segment-updates 1
+	sql <<-SQL
+		SELECT audience.kafka_cluster_set('main', '{"bootstrap.servers": "$BROKER"}');
+		SELECT 'source ' || audience.kafka_source_create('user-events');
+		SELECT 'source ' || audience.kafka_source_create('segment-updates', 'segments');
+		SELECT 'sink ' || audience.kafka_sink_create('user-segments', 'transitions');
+	SQL
+
+	title "Events: 60 days up to now, as messages of topic user-events; the first that come out of user-segments"
+	"$TOP/scripts/generate_events.pl" messages --users $USERS --events "$EVENTS" >messages.tsv
+	kafka consume user-segments --follow 2>/dev/null | head -n 8 &
+	kafka produce user-events <messages.tsv
+	START=$EPOCHREALTIME
+	wait_for 600 "coalesce(sum(next_offset) FILTER (WHERE topic = 'user-events') = $EVENTS, false) FROM audience.stat_kafka_source"
+	show_rate
+	wait_for 60 "depth = 0 FROM audience.stat_kafka_sink"
+	show "SELECT topic, partition, state, next_offset, lag, messages, batches, dead_letters FROM audience.stat_kafka_source ORDER BY 1, 2"
+	show "SELECT topic, state, depth, sent, acked FROM audience.stat_kafka_sink"
+
+	say "$(kafka consume user-segments | wc -l) messages are in topic user-segments"
+
+	title "Live: a definition and an event as messages, and what comes back"
+	printf '%s\t%s\n' here_right_now '{"segmentId":"here_right_now","action":"created","segment":{"id":"here_right_now","name":"Here Right Now","type":"dynamic","rules":"count(*, LAST '"'2 seconds'"') >= 1"}}' |
+		kafka produce segment-updates
+	wait_for 60 "EXISTS (SELECT FROM audience.segments WHERE id = 'here_right_now')"
+	printf '%s\t%s\n' visitor '{"userId":"visitor","eventType":"page_view"}' | kafka produce user-events
+	wait_for 60 "count(*) = 2 FROM audience.transitions WHERE user_id = 'visitor' AND segment_id = 'here_right_now'"
+	wait_for 60 "depth = 0 FROM audience.stat_kafka_sink"
+	kafka consume user-segments | grep -F visitor | cut -f 3-4
+}
+
 trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
@@ -86,8 +180,8 @@ start_server demo <<-CONF
 	shared_buffers = 512MB
 	max_wal_size = 4GB
 	shared_preload_libraries = 'audience_manager'
-	# the stream comes with a clock of its own: no scheduler until it is in
-	audience.databases = 'none'
+	# a stream by COPY comes with a clock of its own: no scheduler until it is in
+	audience.databases = '$($KAFKA || say none)'
 CONF
 sql -c 'CREATE EXTENSION audience_manager'
 show "SELECT extname AS extension, extversion AS version, current_setting('server_version') AS postgresql
@@ -140,17 +234,11 @@ FROM (SELECT user_id FROM attributes ORDER BY md5(user_id) LIMIT 100) chosen;
 SQL
 say "$(seconds_since "$START") s"
 
-title "Events: 60 days up to now, in batches of $BATCH by COPY"
-"$TOP/scripts/generate_events.pl" script --users $USERS --events "$EVENTS" --batch $BATCH >events.sql
-START=$EPOCHREALTIME
-sql -f events.sql | show_progress "$START"
-TOOK=$(seconds_since "$START")
-say "$(awk -v n="$EVENTS" -v s="$TOOK" 'BEGIN { printf "%d events a second, every membership decided on the way", n / (s > 0 ? s : 0.1) }')"
-
-# the events came with the clock set to their time; this brings those whom time
-# has changed since to the present
-START=$EPOCHREALTIME
-say "$(sql -c 'SELECT audience.run_due()') users whom time alone may have changed looked at in $(seconds_since "$START") s"
+if $KAFKA; then
+	load_by_kafka
+else
+	load_by_copy
+fi
 
 title "Segments and their sizes"
 show "SELECT s.id, s.name, s.type, audience.segment_count(s.id) AS members,
@@ -164,16 +252,18 @@ show "SELECT to_char(occurred_at, 'YYYY-MM-DD HH24:MI') AS \"when\", user_id, ac
       FROM audience.transitions WHERE event_id IS NOT NULL
       ORDER BY occurred_at DESC, user_id, segment_id LIMIT 12"
 
-title "Time alone: the scheduler at work"
-sql >/dev/null <<'SQL'
-ALTER SYSTEM SET audience.databases = '';
-SELECT pg_reload_conf();
-SELECT audience.segment_create('Here Right Now', 'count(*, LAST ''2 seconds'') >= 1');
-SELECT audience.event_ingest('{"userId":"visitor","eventType":"page_view"}');
-SELECT pg_sleep(2.5);
-SQL
-show "SELECT user_id, action, segment_id, reason, occurred_at, recorded_at - occurred_at AS late
-      FROM audience.transitions WHERE user_id = 'visitor' AND segment_id = 'here_right_now' ORDER BY seq"
+if ! $KAFKA; then
+	title "Time alone: the scheduler at work"
+	sql >/dev/null <<-'SQL'
+		ALTER SYSTEM SET audience.databases = '';
+		SELECT pg_reload_conf();
+		SELECT audience.segment_create('Here Right Now', 'count(*, LAST ''2 seconds'') >= 1');
+		SELECT audience.event_ingest('{"userId":"visitor","eventType":"page_view"}');
+		SELECT pg_sleep(2.5);
+	SQL
+	show "SELECT user_id, action, segment_id, reason, occurred_at, recorded_at - occurred_at AS late
+	      FROM audience.transitions WHERE user_id = 'visitor' AND segment_id = 'here_right_now' ORDER BY seq"
+fi
 show "SELECT state, next_due_at, due, done, errors FROM audience.stat_scheduler"
 
 SOMEONE=$(sql -c "SELECT user_id FROM audience.memberships WHERE segment_id IN ('vip', 'high_value_users')
@@ -199,8 +289,10 @@ fi
 if $KEEP; then
 	STOP="$PG_BIN/pg_ctl -D $SCRATCH/demo -m fast stop"
 	[ "$(id -u)" -ne 0 ] || STOP="runuser -u postgres -- $STOP"
+	! $KAFKA || STOP="$STOP && $TOP/scripts/kafka.sh stop --dir $SCRATCH/kafka"
 	title "The server stays up"
 	say "connect:  $PG_BIN/psql -h $PGHOST -p $PGPORT -U postgres"
+	! $KAFKA || say "broker:   $BROKER, or scripts/kafka.sh consume --dir $SCRATCH/kafka user-segments --follow"
 	say "stop:     (cd / && $STOP && rm -rf $SCRATCH)"
 else
 	title "Done"

@@ -9,6 +9,8 @@
 #     generate_events.pl script      the same as a psql script, a COPY into
 #                                    audience.events for every batch, with
 #                                    audience.now moved to the batch's end
+#     generate_events.pl messages    the same as messages for Kafka, as
+#                                    kafka.sh produce reads them
 #     generate_events.pl attributes  lines for COPY: user_id, attributes
 #
 # Users come by with weight rank^-0.8, so few of them do much and many little.
@@ -39,9 +41,9 @@ GetOptions(
 	'until=i'  => \$until,
 	'visit=f'  => \$visit,
 	'batch=i'  => \$batch) or exit 2;
-die "usage: generate_events.pl events|script|attributes [--users N] [--events N]"
+die "usage: generate_events.pl events|script|messages|attributes [--users N] [--events N]"
   . " [--seed N] [--days N] [--until EPOCH] [--visit N] [--batch N]\n"
-  unless $mode =~ /^(events|script|attributes)$/
+  unless $mode =~ /^(events|script|messages|attributes)$/
   && $users > 0
   && $events > 0
   && $visit >= 1
@@ -195,6 +197,19 @@ sub print_events
 	return;
 }
 
+# As messages of a topic like user-events: the key, a tab, the JSON.
+sub print_messages
+{
+	each_event(
+		sub {
+			my ($user, $at, $id, $type, $properties, $context) = split /\t/, $_[1];
+
+			print qq($user\t{"eventId":"$id","userId":"$user","eventType":"$type","timestamp":"$at",)
+			  . qq("properties":$properties,"context":$context}\n);
+		});
+	return;
+}
+
 sub print_script
 {
 	my (@lines, $last);
@@ -219,4 +234,5 @@ sub print_script
 
 if    ($mode eq 'attributes') { print_attributes(); }
 elsif ($mode eq 'events')     { print_events(); }
+elsif ($mode eq 'messages')   { print_messages(); }
 else                          { print_script(); }
