@@ -3,75 +3,90 @@
 
     kafka_latency.py BOOTSTRAP EVENTS_TOPIC SEGMENTS_TOPIC RATE SECONDS USERS
 
-Produces events at a rate; each makes its user enter or leave segment
-"latency".  The transition that comes back names the event, and the time
-between handing that to the producer and receiving the transition is a sample.
-The first tenth, at most 5 seconds, is warming up.  There must be so many users
+One process produces events at a rate; each event makes its user enter or leave
+a segment with the rule "last(latency.on) = true".  The transition that comes
+back names the event, whose id holds when it was handed to the producer; the
+other process takes the time when it receives that.  There must be so many users
 that none has two events in one batch, which would cancel each other out.
-Prints lines of metric and value: percentiles in milliseconds, how many were
-measured, and how many never came back.
+
+The first 5 seconds, or the first half of a shorter run, are warming up.  Prints
+lines of metric and value: percentiles in milliseconds, how many were measured,
+and how many never came back.
 """
 import json
+import os
 import sys
-import threading
 import time
 
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 bootstrap, events, segments, rate, seconds, users = sys.argv[1:]
 rate, seconds, users = int(rate), float(seconds), int(users)
 total = int(rate * seconds)
-sent = [0.0] * total
-samples = [None] * total
-produced = threading.Event()
+warm = min(total // 2, 5 * rate)
+run = "%x" % time.monotonic_ns()
 
 
-def receive():
-    """Notes when transitions come, until all have or none do for ten seconds after the last event."""
-    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "latency-%f" % time.time(),
-                         "auto.offset.reset": "earliest", "enable.auto.commit": False, "fetch.wait.max.ms": 5})
-    consumer.subscribe([segments])
-    left, heard = total, time.monotonic()
-    while left > 0 and not (produced.is_set() and time.monotonic() - heard > 10):
-        message = consumer.poll(0.05)
-        if message is None or message.error():
-            continue
-        now = time.monotonic()
-        event = json.loads(message.value())["metadata"].get("eventId", "")
-        if not event.startswith("latency-"):
-            continue
-        heard = now
-        number = int(event[len("latency-"):])
-        if samples[number] is None:
-            samples[number] = now - sent[number]
-            left -= 1
-    consumer.close()
+def produce(ready):
+    """Sends the events, those of a millisecond at once, when it is told to."""
+    os.read(ready, 1)
+    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 0, "acks": "all"})
+    producer.list_topics(events, 10)
+    start = time.monotonic()
+    i = 0
+    while i < total:
+        due = min(total, int((time.monotonic() - start) * rate) + 1)
+        while i < due:
+            user = "latency-%s-%d" % (run, i % users)
+            value = {"eventId": "%s-%d-%d" % (run, i, time.monotonic_ns()), "userId": user, "eventType": "latency",
+                     "timestamp": int(time.time() * 1000), "properties": {"on": i // users % 2 == 0}}
+            producer.produce(events, json.dumps(value), user)
+            i += 1
+        producer.poll(0)
+        time.sleep(0.001)
+    producer.flush(30)
 
 
-producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 0, "acks": "all"})
-receiver = threading.Thread(target=receive)
-receiver.start()
-time.sleep(3)
-start = time.monotonic()
-for i in range(total):
-    due = start + i / rate
-    while True:
-        wait = due - time.monotonic()
-        if wait <= 0:
-            break
-        producer.poll(min(wait, 0.001))
-    user = "latency-%d" % (i % users)
-    value = {"eventId": "latency-%d" % i, "userId": user, "eventType": "latency",
-             "timestamp": int(time.time() * 1000), "properties": {"on": i // users % 2 == 0}}
-    sent[i] = time.monotonic()
-    producer.produce(events, json.dumps(value), user)
-producer.flush(30)
-produced.set()
-receiver.join()
+# before there is anything of librdkafka's in this process
+ready, tell_ready = os.pipe()
+child = os.fork()
+if child == 0:
+    os.close(tell_ready)
+    produce(ready)
+    os._exit(0)
 
-measured = samples[min(total // 10, 5 * rate):]
-times = sorted(s for s in measured if s is not None)
+# from the end of each partition on, which is known before the first event
+consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "latency-" + run, "enable.auto.commit": False})
+partitions = consumer.list_topics(segments, 10).topics[segments].partitions
+consumer.assign([TopicPartition(segments, p, consumer.get_watermark_offsets(TopicPartition(segments, p), 10)[1])
+                 for p in partitions])
+consumer.poll(0.5)
+os.write(tell_ready, b"x")
+
+samples = []
+received = set()
+heard = time.monotonic()
+running = True
+while len(received) < total and (running or time.monotonic() - heard < 10):
+    message = consumer.poll(0.5)
+    now = time.monotonic_ns()
+    if running and os.waitpid(child, os.WNOHANG) != (0, 0):
+        running, heard = False, time.monotonic()
+    if message is None or message.error():
+        continue
+    event = json.loads(message.value())["metadata"].get("eventId", "").split("-")
+    if event[0] != run or event[1] in received:
+        continue
+    heard = time.monotonic()
+    received.add(event[1])
+    if int(event[1]) >= warm:
+        samples.append((now - int(event[2])) / 1e6)
+consumer.close()
+if running:
+    os.waitpid(child, 0)
+
+samples.sort()
 for name, part in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
-    print("%s\t%.1f" % (name, times[min(int(len(times) * part), len(times) - 1)] * 1000))
-print("measured\t%d" % len(times))
-print("lost\t%d" % sum(s is None for s in samples))
+    print("%s\t%.1f" % (name, samples[min(int(len(samples) * part), len(samples) - 1)]))
+print("measured\t%d" % len(samples))
+print("lost\t%d" % (total - len(received)))

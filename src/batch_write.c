@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "commands/sequence.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -156,6 +157,8 @@ aud_batch_write_log(AudBatch *batch)
 		{
 			outbox_sequence = aud_definitions_table("kafka_outbox_seq");
 			outbox = aud_user_table_open(AUD_KAFKA_OUTBOX);
+			/* the relay counts on it that who has a number of the outbox has a transaction id */
+			(void) GetTopTransactionId();
 			aud_workers_note_now(AUD_WORD_OUTBOX);
 		}
 		aud_user_table_columns(log, &values, &nulls);
