@@ -188,8 +188,9 @@ find_partitions(AudConnection *connection, AudSource *source)
 	int			n;
 	Found		found = {.source = source, .cluster_id = id};
 
-	if (!aud_kafka_cluster_id(connection->client, AUD_KAFKA_PATIENCE_MS, id, sizeof(id)) ||
-		(n = aud_kafka_count_partitions(connection->client, source->topic, AUD_KAFKA_PATIENCE_MS)) == 0)
+	/* in this order: the id is known when brokers have answered, and asking for it makes no client connect */
+	if ((n = aud_kafka_count_partitions(connection->client, source->topic, AUD_KAFKA_PATIENCE_MS)) == 0 ||
+		!aud_kafka_cluster_id(connection->client, AUD_KAFKA_PATIENCE_MS, id, sizeof(id)))
 	{
 		aud_consumer_report(source, -1, aud_kafka_error(connection->client));
 		return false;
