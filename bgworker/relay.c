@@ -20,8 +20,9 @@
  * any more, and takes what it finds in order; rows that are on their way
  * already are in a hash table and left out.  "low" moves to a mark, an id that
  * was behind all rows seen at some time, when all transactions of that time
- * have ended.  Starting from the last id seen would lose late ones, or send
- * them after their successors.
+ * have ended: those that had an xid, as whoever takes an id of a row has one
+ * before.  Starting from the last id seen would lose late ones, or send them
+ * after their successors.
  *
  * Each sink has a producer of its own, so that none holds up another.  Where a
  * producer gives a message up, or fails, it is closed, its rows are forgotten,
@@ -347,7 +348,8 @@ move_low(Sink *sink, int64 first, int64 last, bool complete)
 	if (sink->mark == 0 && last > 0)
 	{
 		sink->mark = last + 1;
-		sink->mark_xmax = snapshot->xmax;
+		/* not the snapshot's xmax: transactions that run may be above that, and have lower ids of rows */
+		sink->mark_xmax = ReadNextTransactionId();
 	}
 }
 
