@@ -204,8 +204,11 @@ set_state(Sink *sink, AudKafkaState state)
 
 /* Something is wrong with the sink: says so, and begins anew after a while. */
 static void
-fail_sink(Sink *sink, const char *why)
+fail_sink(Sink *sink, const char *error)
 {
+	/* it may be the client's, which is closed */
+	char	   *why = pstrdup(error);
+
 	close_sink(sink);
 	sink->failures++;
 	sink->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), aud_frame_backoff_ms(sink->failures));
