@@ -222,6 +222,8 @@ static void
 drop_sink(Sink *sink)
 {
 	close_sink(sink);
+	if (sending == sink)
+		sending = NULL;
 	if (sink->shared != NULL)
 	{
 		LWLockAcquire(aud_kafka_stats->lock, LW_EXCLUSIVE);
