@@ -400,6 +400,16 @@ find_rows(Reading *reading)
 	move_low(sink, reading->nids > 0 ? reading->ids[0] : PG_INT64_MAX, last, complete);
 }
 
+/* A column of a row of the last query as the world has it, in UTF-8. */
+static char *
+utf8_cell(int row, int column, MemoryContext mcxt)
+{
+	char	   *text = aud_kafka_cell(row, column, mcxt);
+	char	   *result = pg_server_to_any(text, strlen(text), PG_UTF8);
+
+	return result == text ? text : MemoryContextStrdup(mcxt, result);
+}
+
 /* The body of a look at the outbox. */
 static bool
 read_outbox(void *arg)
@@ -431,9 +441,10 @@ read_outbox(void *arg)
 	for (int i = 0; i < reading->nmessages; i++)
 	{
 		reading->tags[i] = aud_kafka_cell_int(i, 1, 0);
-		reading->keys[i] = aud_kafka_cell(i, 2, reading->mcxt);
+		/* here, as it takes a transaction */
+		reading->keys[i] = utf8_cell(i, 2, reading->mcxt);
 		reading->event_ids[i] = aud_kafka_cell(i, 3, reading->mcxt);
-		reading->messages[i] = aud_kafka_cell(i, 4, reading->mcxt);
+		reading->messages[i] = utf8_cell(i, 4, reading->mcxt);
 	}
 	return true;
 }
@@ -560,10 +571,9 @@ send_messages(Reading *reading)
 		Row		   *row;
 
 		header.value_len = snprintf(event_id, sizeof(event_id), "%s/%s", setup.installation, reading->event_ids[i]);
-		/* the world's messages are UTF-8 */
-		outgoing.key = pg_server_to_any(reading->keys[i], strlen(reading->keys[i]), PG_UTF8);
+		outgoing.key = reading->keys[i];
 		outgoing.key_len = strlen(outgoing.key);
-		outgoing.value = pg_server_to_any(reading->messages[i], strlen(reading->messages[i]), PG_UTF8);
+		outgoing.value = reading->messages[i];
 		outgoing.value_len = strlen(outgoing.value);
 		if (!send_message(sink, &outgoing))
 			return false;
