@@ -153,7 +153,13 @@ sort_received(AudConnection *connection, int first, int n)
 		{
 			received.bytes += message->value_len + message->key_len;
 			message->owner = source;
-			received.messages[kept++] = *message;
+			/* never twice, should the next one have something thrown */
+			if (kept < i)
+			{
+				received.messages[kept] = *message;
+				message->handle = NULL;
+			}
+			kept++;
 			continue;
 		}
 		aud_kafka_free(message);
