@@ -199,12 +199,14 @@ aud_consumer_read_setup(void)
 {
 	AudSetup	new = {0};
 
-	new.mcxt = AllocSetContextCreate(TopMemoryContext, "audience consumer configuration", ALLOCSET_SMALL_SIZES);
+	new.mcxt = AllocSetContextCreate(CurrentMemoryContext, "audience consumer configuration", ALLOCSET_SMALL_SIZES);
 	if (!aud_frame_transaction("reading the configuration of sources", read_setup, &new))
 	{
 		MemoryContextDelete(new.mcxt);
 		return false;
 	}
+	/* what is thrown before this leaves nothing behind */
+	MemoryContextSetParent(new.mcxt, TopMemoryContext);
 	if (aud_consumer_anew || strcmp(new.print.data, aud_consumer_setup.print.data) != 0 ||
 		!same_clusters(&new, &aud_consumer_setup))
 		take_over(&new);

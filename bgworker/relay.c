@@ -111,7 +111,7 @@ static Sink *sending = NULL;	/* whose rows are being given to its producer */
 static Sink *
 read_sink(const Setup *new, int number, const char *topic, const char *cluster)
 {
-	MemoryContext mcxt = AllocSetContextCreate(TopMemoryContext, "audience sink", ALLOCSET_SMALL_SIZES);
+	MemoryContext mcxt = AllocSetContextCreate(new->mcxt, "audience sink", ALLOCSET_SMALL_SIZES);
 	HASHCTL		control = {.keysize = sizeof(int64), .entrysize = sizeof(Row), .hcxt = mcxt};
 	Sink	   *sink = MemoryContextAllocZero(mcxt, sizeof(Sink));
 
@@ -278,9 +278,13 @@ look(AudStep *step)
 {
 	Setup		new = {0};
 
-	new.mcxt = AllocSetContextCreate(TopMemoryContext, "audience relay configuration", ALLOCSET_SMALL_SIZES);
+	new.mcxt = AllocSetContextCreate(CurrentMemoryContext, "audience relay configuration", ALLOCSET_SMALL_SIZES);
 	if (!aud_frame_transaction("reading the configuration of sinks", read_setup, &new))
 		return;
+	/* what is thrown before this leaves nothing behind */
+	MemoryContextSetParent(new.mcxt, TopMemoryContext);
+	for (int i = 0; i < new.nsinks; i++)
+		MemoryContextSetParent(new.sinks[i]->mcxt, TopMemoryContext);
 	for (int i = 0; i < new.nsinks; i++)
 	{
 		Sink	   *sink = new.sinks[i];
