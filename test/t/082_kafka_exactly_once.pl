@@ -6,9 +6,6 @@
 # what it has committed; and in the output topic are the committed transitions,
 # every one, as they are, in order per user, and nothing else.
 #
-# What was produced is taken from the topic itself, as a broker that dies may
-# leave a message there that its producer had to send again.
-#
 # AUD_KAFKA_EVENTS is how many events are produced (40000; 200000 is the long
 # form, in which more happens, too), AUD_TEST_SEED makes it another run.
 use strict;
@@ -18,17 +15,17 @@ use FindBin;
 use lib $FindBin::RealBin;
 
 use AudKafka;
+use AudKafkaLoad;
 use AudTest;
 use AudWorkers;
 use List::Util qw(shuffle);
-use POSIX ();
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time sleep);
 
 my $events = env_number('AUD_KAFKA_EVENTS', 40000);
 my $seed = env_number('AUD_TEST_SEED', 1);
-my $users = 400;
+my $users = $AudKafkaLoad::users;
 my $began = time();
 
 note("AUD_TEST_SEED=$seed AUD_KAFKA_EVENTS=$events");
@@ -40,79 +37,14 @@ my $node = start_node('chaos', conf => worker_conf() . "audience.kafka_consumers
 
 $kafka->create_topic('in', 8);
 $kafka->create_topic('out', 3);
-# bands that users enter and leave as they go on, and one that time turns over
+make_bands($node);
+# and one that time turns over
 $node->safe_psql('postgres', qq{
-SELECT audience.segment_create('band' || n, format('totalSpent >= %s AND totalSpent < %s', n * 100, n * 100 + 100)::audience.rule)
-FROM generate_series(0, 9) n;
-SELECT audience.segment_create('odd', 'IN SEGMENT ''band1'' OR IN SEGMENT ''band3'' OR IN SEGMENT ''band5''');
 SELECT audience.segment_create('lately', 'count(purchase, LAST ''6 seconds'') >= 2');
 SELECT audience.segment_create('flagged', 'flag = true');
 SELECT audience.kafka_cluster_set('main', '{"bootstrap.servers":"$bootstrap"}');
 SELECT audience.kafka_sink_create('out', 'transitions');
 SELECT audience.kafka_source_create('in');});
-
-#
-# two processes that write
-#
-my @children;
-my $owner = $$;
-
-END
-{
-	local $?;
-	kill 'KILL', @children if defined $owner && $$ == $owner;
-}
-
-# Runs code in a process of its own, which ends with it.
-sub start_child
-{
-	my ($code) = @_;
-	my $pid = fork() // die "could not fork: $!";
-
-	if ($pid == 0)
-	{
-		srand($seed + 1 + @children);
-		my $done = eval { $code->(); 1 };
-		print STDERR $@ unless $done;
-		POSIX::_exit($done ? 0 : 1);
-	}
-	push @children, $pid;
-	return $pid;
-}
-
-# Event number n as a message.  One in three has an id; one in four no time.
-sub make_message
-{
-	my ($n) = @_;
-	my $user = 'u' . int(rand($users));
-	my $type = rand() < 0.5 ? 'purchase' : 'view';
-	my $amount = 1 + int(rand(20));
-	my $id = $n % 3 == 0 ? qq("eventId":"kafka/$n",) : '';
-	my $time = $n % 4 == 0 ? '' : sprintf(',"timestamp":%d', time() * 1000);
-	return { key => $user, value => qq({$id"userId":"$user","eventType":"$type"$time,"properties":{"n":$n,"amount":$amount}}) };
-}
-
-# Produces all events, over the time that the faults take, more or less.
-sub produce_all
-{
-	my $client = $kafka->client(config => { 'enable.idempotence' => 'true' });
-	my $chunk = $events / 100;
-
-	for (my $first = 0; $first < $events; $first += $chunk)
-	{
-		my @messages = map { make_message($_) } $first .. $first + $chunk - 1;
-
-		until (eval { $client->produce('in', @messages); 1 })
-		{
-			note("producing again from $first: $@");
-			$client->close;
-			sleep 0.3;
-		}
-		sleep 0.2;
-	}
-	$client->close;
-	return;
-}
 
 # Ingests by SQL until told to stop; writes down what is known to be committed.
 sub write_by_sql
@@ -264,7 +196,7 @@ foreach my $n (1, 2)
 my $rounds = $events > 100000 ? 4 : 1;
 my $stop = PostgreSQL::Test::Utils::tempdir() . '/stop';
 my $committed = PostgreSQL::Test::Utils::tempdir() . '/committed';
-my $producer = start_child(\&produce_all);
+my $producer = start_child(sub { produce_events($kafka, 'in', $events) });
 my $client = start_child(sub { write_by_sql($stop, $committed) });
 
 wait_for($node, 'events come in', 'SELECT count(*) > 0 FROM audience.events WHERE event_id NOT LIKE $$sql/%$$');
@@ -278,64 +210,24 @@ foreach my $round (1 .. $rounds)
 		$faults{$fault}->();
 	}
 }
-waitpid($producer, 0);
-is($?, 0, 'all is produced');
+child_ok($producer, 'all is produced');
 append_to_file($stop, '');
-waitpid($client, 0);
-is($?, 0, 'the SQL client has come to its end');
-@children = ();
+child_ok($client, 'the SQL client has come to its end');
 note(sprintf '%.1f s: the faults are over', time() - $began);
 
 #
 # it comes to rest
 #
 is($partitions, 12, 'partitions were added');
-my $high = join ' ', map { $_->[1] } $kafka->watermarks('in');
-wait_for($node, 'everything is read',
-	q{SELECT string_agg(next_offset::text, ' ' ORDER BY partition) FROM audience.kafka_offsets}, is => $high, within => 180);
-wait_for($node, 'the view says so', 'SELECT count(*), sum(lag), string_agg(DISTINCT state, $$ $$) FROM audience.stat_kafka_source',
-	is => '12|0|running', within => 60);
+all_read($node, $kafka, 'in');
 wait_for($node, 'no time is left that turns anything over', 'SELECT count(*) FROM audience.timers', is => 0, within => 60);
 wait_for($node, 'everything is sent', 'SELECT depth, in_flight, state FROM audience.stat_kafka_sink', is => '0|0|running', within => 120);
 note(sprintf '%.1f s: at rest', time() - $began);
 
 #
-# events: what the topic has
+# events: what the topic has, and what was committed by SQL
 #
-# Puts the messages of a topic into a table.
-sub load_topic
-{
-	my ($topic) = @_;
-	my $path = PostgreSQL::Test::Utils::tempdir() . "/$topic";
-
-	append_to_file($path, $kafka->script('consume', $topic));
-	$node->safe_psql('postgres', <<"SQL");
-CREATE TABLE topic_$topic (partition int, "offset" bigint, key text, value jsonb, headers text);
-\\copy topic_$topic FROM '$path' WITH (FORMAT csv, DELIMITER E'\\t', QUOTE E'\\x01')
-SQL
-	return;
-}
-
-load_topic('in');
-load_topic('out');
-$node->safe_psql('postgres', <<'SQL');
-CREATE VIEW expected_events AS
-SELECT DISTINCT value->>'userId' AS user_id, coalesce(value->>'eventId', format('in/%s/%s', partition, "offset")) AS event_id,
-	value->>'eventType' AS event_type, value->'properties' AS properties, (value->>'timestamp')::bigint AS at
-FROM topic_in;
-CREATE VIEW stored_events AS
-SELECT e.user_id, e.event_id, e.event_type, e.properties,
-	CASE WHEN (e.properties->>'n')::int % 4 > 0 THEN (extract(epoch FROM e.occurred_at) * 1000)::bigint END AS at
-FROM audience.events e WHERE e.event_id NOT LIKE 'sql/%';
-SQL
-is($node->safe_psql('postgres', q{SELECT count(DISTINCT value->'properties'->>'n'), count(*) >= } . $events . q{ FROM topic_in}),
-	"$events|t", 'the topic has what was to be produced');
-is($node->safe_psql('postgres', 'SELECT count(*) - (SELECT count(*) FROM expected_events) FROM stored_events'), 0, 'as many events as in the topic');
-is($node->safe_psql('postgres', <<'SQL'), '', 'and the same');
-(SELECT 'lost', * FROM (TABLE expected_events EXCEPT ALL TABLE stored_events) a LIMIT 10)
-UNION ALL (SELECT 'not in the topic', * FROM (TABLE stored_events EXCEPT ALL TABLE expected_events) b LIMIT 10)
-SQL
-is($node->safe_psql('postgres', 'SELECT count(*) FROM audience.kafka_dead_letters'), 0, 'no dead letters');
+events_are($node, $kafka, 'in', $events);
 is($node->safe_psql('postgres', "SELECT count(*) FROM audience.events WHERE event_id LIKE 'sql/lost/%'"), 0, 'nothing that was rolled back');
 $node->safe_psql('postgres', "CREATE TABLE committed (n int);\n\\copy committed FROM '$committed'");
 is($node->safe_psql('postgres', <<'SQL'), 't|', 'by SQL: transactions as a whole, and all that were committed');
@@ -349,32 +241,13 @@ SQL
 #
 # transitions: what the output topic has
 #
-$node->safe_psql('postgres', <<'SQL');
-CREATE TABLE sent AS
-SELECT t.partition, t."offset", t.key, t.value, t.headers, (h.parts)[1] AS installation, (h.parts)[2]::bigint AS seq
-FROM topic_out t LEFT JOIN LATERAL regexp_match(t.headers, '^audience-event-id=([0-9a-f-]{36})/t([0-9]+)$') h (parts) ON true;
-CREATE INDEX ON sent (seq);
-CREATE TABLE first_sent AS SELECT DISTINCT ON (seq) * FROM sent ORDER BY seq, partition, "offset";
-CREATE TABLE committed_transitions AS
-SELECT seq, user_id, jsonb_build_object('userId', user_id, 'segmentId', segment_id, 'action', action, 'reason', reason,
-	'timestamp', audience.timestamp_text(occurred_at), 'metadata', metadata) AS value
-FROM audience.transitions;
-CREATE INDEX ON committed_transitions (seq);
-SQL
-note('events: ' . $node->safe_psql('postgres', 'SELECT count(*) FROM audience.events')
-	  . ', transitions: ' . $node->safe_psql('postgres', 'SELECT count(*) FROM committed_transitions')
-	  . ', sent: ' . $node->safe_psql('postgres', 'SELECT count(*) FROM sent'));
+load_sent($node, $kafka, 'out');
 cmp_ok($node->safe_psql('postgres', 'SELECT count(*) FROM committed_transitions'), '>', $events / 20, 'there are many transitions');
-is($node->safe_psql('postgres', 'SELECT * FROM sent WHERE installation IS DISTINCT FROM (SELECT id::text FROM audience.kafka_installation) LIMIT 5'),
-	'', 'each message has its id');
-is($node->safe_psql('postgres', 'SELECT * FROM committed_transitions c WHERE NOT EXISTS (SELECT FROM sent s WHERE s.seq = c.seq) LIMIT 5'),
-	'', 'every transition is there');
+transitions_sent($node);
 is($node->safe_psql('postgres', 'SELECT * FROM sent s WHERE NOT EXISTS (SELECT FROM committed_transitions c WHERE s.seq = c.seq) LIMIT 5'),
 	'', 'and nothing that was not committed');
 is($node->safe_psql('postgres', 'SELECT c.*, s.key, s.value FROM sent s JOIN committed_transitions c USING (seq) WHERE (s.key, s.value) IS DISTINCT FROM (c.user_id, c.value) LIMIT 5'),
 	'', 'every time as it is in the table');
-is($node->safe_psql('postgres', 'SELECT key FROM sent GROUP BY key HAVING count(DISTINCT partition) > 1 LIMIT 5'),
-	'', 'a key is always in the same partition');
 is($node->safe_psql('postgres', <<'SQL'), '', 'in order per user');
 SELECT * FROM (SELECT key, seq, lag(seq) OVER (PARTITION BY key ORDER BY "offset") AS before FROM first_sent) f
 WHERE seq <= before LIMIT 5
