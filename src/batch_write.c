@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "commands/sequence.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -120,6 +121,7 @@ queue_log_row(const AudBatch *batch, const AudLogRow *row, AudUserTable *outbox,
 		values[AUD_OUTBOX_KEY - 1] = log[AUD_LOG_USER_ID - 1];
 		values[AUD_OUTBOX_RECORDED_AT - 1] = log[AUD_LOG_RECORDED_AT - 1];
 		values[AUD_OUTBOX_MESSAGES - 1] = Int32GetDatum(row->nentries);
+		values[AUD_OUTBOX_TIMELINE - 1] = Int32GetDatum(GetWALInsertionTimeLine());
 		values[AUD_OUTBOX_SEQ - 1] = log[AUD_LOG_SEQ - 1];
 		values[AUD_OUTBOX_OCCURRED_AT - 1] = log[AUD_LOG_OCCURRED_AT - 1];
 		values[AUD_OUTBOX_REASON - 1] = log[AUD_LOG_REASON - 1];

@@ -62,13 +62,14 @@ typedef enum AudStatement
 #define AUD_OUTBOX_KEY				3
 #define AUD_OUTBOX_RECORDED_AT		4
 #define AUD_OUTBOX_MESSAGES			5
-#define AUD_OUTBOX_SEQ				6
-#define AUD_OUTBOX_OCCURRED_AT		7
-#define AUD_OUTBOX_REASON			8
-#define AUD_OUTBOX_EVENT_ID			9
-#define AUD_OUTBOX_LATENCY			10
-#define AUD_OUTBOX_ENTRIES			11
-#define AUD_OUTBOX_MESSAGE			12
+#define AUD_OUTBOX_TIMELINE			6
+#define AUD_OUTBOX_SEQ				7
+#define AUD_OUTBOX_OCCURRED_AT		8
+#define AUD_OUTBOX_REASON			9
+#define AUD_OUTBOX_EVENT_ID			10
+#define AUD_OUTBOX_LATENCY			11
+#define AUD_OUTBOX_ENTRIES			12
+#define AUD_OUTBOX_MESSAGE			13
 
 /* Between begin and end, statements are planned for many small look-ups; aud_store_execute sees to it itself. */
 extern int	aud_store_begin(void);

@@ -182,8 +182,8 @@ sub load_sent
 	load_topic($node, $kafka, $topic);
 	$node->safe_psql('postgres', <<"SQL");
 CREATE TABLE sent AS
-SELECT t.partition, t."offset", t.key, t.value, t.headers, (h.parts)[1] AS installation, (h.parts)[2]::bigint AS seq
-FROM topic_$topic t LEFT JOIN LATERAL regexp_match(t.headers, '^audience-event-id=([0-9a-f-]{36})/t([0-9]+)\$') h (parts) ON true;
+SELECT t.partition, t."offset", t.key, t.value, t.headers, (h.parts)[1] AS installation, (h.parts)[2]::int AS timeline, (h.parts)[3]::bigint AS seq
+FROM topic_$topic t LEFT JOIN LATERAL regexp_match(t.headers, '^audience-event-id=([0-9a-f-]{36})/([0-9]+)/t([0-9]+)\$') h (parts) ON true;
 CREATE INDEX ON sent (seq);
 CREATE TABLE first_sent AS SELECT DISTINCT ON (seq) * FROM sent ORDER BY seq, partition, "offset";
 CREATE TABLE committed_transitions AS
@@ -210,6 +210,8 @@ sub transitions_sent
 SELECT * FROM committed_transitions c
 WHERE NOT EXISTS (SELECT FROM sent s WHERE s.seq = c.seq AND s.key = c.user_id AND s.value = c.value) LIMIT 5
 SQL
+	is($node->safe_psql('postgres', 'SELECT headers FROM sent GROUP BY headers HAVING count(DISTINCT (key, value)) > 1 LIMIT 5'),
+		'', 'an id is always of the same message');
 	is($node->safe_psql('postgres', 'SELECT key FROM sent GROUP BY key HAVING count(DISTINCT partition) > 1 LIMIT 5'),
 		'', 'a key is always in the same partition');
 	return;
