@@ -242,7 +242,7 @@ SQL
 # transitions: what the output topic has
 #
 load_sent($node, $kafka, 'out');
-cmp_ok($node->safe_psql('postgres', 'SELECT count(*) FROM committed_transitions'), '>', $events / 20, 'there are many transitions');
+cmp_ok($node->safe_psql('postgres', 'SELECT count(*) FROM committed_transitions'), '>', $events / 50, 'there are many transitions');
 transitions_sent($node);
 is($node->safe_psql('postgres', 'SELECT * FROM sent s WHERE NOT EXISTS (SELECT FROM committed_transitions c WHERE s.seq = c.seq) LIMIT 5'),
 	'', 'and nothing that was not committed');

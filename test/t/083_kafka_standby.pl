@@ -98,7 +98,7 @@ is($standby->safe_psql('postgres', 'SELECT sum(duplicates) FROM audience.stat_ka
 
 events_are($standby, $kafka, 'in', $events);
 load_sent($standby, $kafka, 'out');
-cmp_ok($standby->safe_psql('postgres', 'SELECT count(*) FROM committed_transitions'), '>', $events / 20, 'there are many transitions');
+cmp_ok($standby->safe_psql('postgres', 'SELECT count(*) FROM committed_transitions'), '>', $events / 50, 'there are many transitions');
 transitions_sent($standby);
 cmp_ok($standby->safe_psql('postgres', 'SELECT count(*) FROM (SELECT FROM sent GROUP BY seq HAVING count(DISTINCT timeline) > 1) r'),
 	'>', 0, 'numbers that the old primary had sent and not replicated were used again, with another id');

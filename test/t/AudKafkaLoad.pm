@@ -109,7 +109,7 @@ sub make_bands
 
 	$node->safe_psql('postgres', <<'SQL');
 SELECT audience.segment_create('band' || n, format('totalSpent >= %s AND totalSpent < %s', n * 100, n * 100 + 100)::audience.rule)
-FROM generate_series(0, 9) n;
+FROM generate_series(0, 29) n;
 SELECT audience.segment_create('odd', 'IN SEGMENT ''band1'' OR IN SEGMENT ''band3'' OR IN SEGMENT ''band5''');
 SQL
 	return;
