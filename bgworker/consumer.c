@@ -111,6 +111,8 @@ look(AudStep *step)
 	if (!aud_consumer_read_setup())
 		return;
 	good = aud_consumer_see_to_brokers();
+	/* a client wakes us once until it is asked, which it is not before it is to read */
+	aud_frame_hurry(&jobs[AUD_JOB_MOVE]);
 	step->more = aud_consumer_anew;
 	step->again = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), good ? LOOK_MS : LOOK_AGAIN_MS);
 	aud_frame_waits_for = aud_consumer_setup.nsources > 0 ? "waiting for messages from Kafka" : "waiting for a source to be read";

@@ -104,6 +104,7 @@ typedef struct Setup
 	int			nsinks;
 } Setup;
 
+static AudJob jobs[2];
 static Setup setup = {0};
 static Sink *sending = NULL;	/* whose rows are being given to its producer */
 
@@ -308,6 +309,8 @@ look(AudStep *step)
 	if (setup.mcxt != NULL)
 		MemoryContextDelete(setup.mcxt);
 	setup = new;
+	/* whoever waited for something else may have taken the latch */
+	aud_frame_hurry(&jobs[AUD_JOB_MOVE]);
 }
 
 /* What a look at the outbox is about and what it finds. */
@@ -754,7 +757,7 @@ move(AudStep *step)
 	aud_frame_waits_for = in_flight ? "waiting for Kafka to acknowledge" : "waiting for something to send";
 }
 
-static AudJob jobs[] = {
+static AudJob jobs[2] = {
 	[AUD_JOB_LOOK] = {.name = "looking at sinks", .mode = AUD_STEP_FREE, .step = look},
 	[AUD_JOB_MOVE] = {.name = "sending", .mode = AUD_STEP_FREE, .any_wake = true, .step = move},
 };
