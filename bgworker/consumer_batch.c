@@ -375,6 +375,7 @@ store_dead_letters(const Batch *batch)
 											"\"offset\", message_at, key, value, headers, sqlstate, message) "
 											"VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::pg_catalog.jsonb, $11, $12) "
 											"ON CONFLICT (cluster, topic, partition, \"offset\") DO UPDATE SET attempts = d.attempts + 1, "
+											"source = EXCLUDED.source, stream = EXCLUDED.stream, message_at = EXCLUDED.message_at, "
 											"key = EXCLUDED.key, value = EXCLUDED.value, headers = EXCLUDED.headers, "
 											"sqlstate = EXCLUDED.sqlstate, message = EXCLUDED.message",
 											lengthof(types), types),

@@ -321,15 +321,22 @@ COMMENT ON FUNCTION audience.kafka_source_hold(text) IS
 
 CREATE FUNCTION audience.kafka_source_pause(id text) RETURNS void
 AS $$
-	UPDATE audience.kafka_sources s SET paused = true WHERE s.number = audience.kafka_source_hold(kafka_source_pause.id)
-$$ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+DECLARE
+	held integer := audience.kafka_source_hold(kafka_source_pause.id);
+BEGIN
+	UPDATE audience.kafka_sources s SET paused = true WHERE s.number = held;
+END
+$$ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION audience.kafka_source_pause(text) IS 'has a source read nothing more until kafka_source_resume';
 
 CREATE FUNCTION audience.kafka_source_resume(id text) RETURNS void
 AS $$
-	UPDATE audience.kafka_sources s SET paused = false, stopped = NULL
-	WHERE s.number = audience.kafka_source_hold(kafka_source_resume.id)
-$$ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+DECLARE
+	held integer := audience.kafka_source_hold(kafka_source_resume.id);
+BEGIN
+	UPDATE audience.kafka_sources s SET paused = false, stopped = NULL WHERE s.number = held;
+END
+$$ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION audience.kafka_source_resume(text) IS
 	'has a source go on where it stands, after kafka_source_pause or after it has stopped by itself';
 
@@ -338,19 +345,24 @@ AS $$
 #variable_conflict use_variable
 DECLARE
 	held integer := audience.kafka_source_hold(id);
-	is_offset boolean := start ~ '^[0-9]{1,18}$';
+	is_offset boolean := coalesce(start ~ '^[0-9]{1,18}$', false);
+	new_start bigint;
 BEGIN
+	IF NOT is_offset THEN
+		new_start := audience.kafka_start(start);
+	END IF;
 	UPDATE audience.kafka_offsets o
-	SET next_offset = CASE WHEN is_offset THEN start::bigint END,
-		start = CASE WHEN is_offset THEN o.start ELSE audience.kafka_start(start) END
+	SET next_offset = CASE WHEN is_offset THEN start::bigint END, start = coalesce(new_start, o.start)
 	WHERE o.source = held AND (partition IS NULL OR o.partition = partition);
-	IF NOT FOUND AND (partition IS NOT NULL OR is_offset) THEN
-		RAISE EXCEPTION 'partition % of source "%" is not known', coalesce(partition::text, 'of that offset'), id
+	IF NOT FOUND AND partition IS NOT NULL THEN
+		RAISE EXCEPTION 'partition % of source "%" is not known', partition, id
+			USING ERRCODE = '42704', HINT = 'Partitions become known when a broker has been reached.';
+	ELSIF NOT FOUND AND is_offset THEN
+		RAISE EXCEPTION 'partitions of source "%" are not known', id
 			USING ERRCODE = '42704', HINT = 'Partitions become known when a broker has been reached.';
 	END IF;
 	IF partition IS NULL AND NOT is_offset THEN
-		UPDATE audience.kafka_sources s SET start = audience.kafka_start(start)
-		WHERE s.number = held AND NOT s.discovered;
+		UPDATE audience.kafka_sources s SET start = new_start WHERE s.number = held AND NOT s.discovered;
 	END IF;
 	-- the offsets may be those of another cluster from now on
 	UPDATE audience.kafka_sources s SET cluster_id = NULL WHERE s.number = held AND partition IS NULL;
@@ -375,9 +387,8 @@ COMMENT ON FUNCTION audience.kafka_source_drop(text) IS
 CREATE FUNCTION audience.kafka_source_stop(source integer, reason text) RETURNS void
 AS $$
 BEGIN
-	UPDATE audience.kafka_sources s SET stopped = kafka_source_stop.reason
-	WHERE s.number = audience.kafka_source_hold(
-		(SELECT i.id FROM audience.kafka_sources i WHERE i.number = kafka_source_stop.source));
+	PERFORM audience.kafka_source_hold(s.id) FROM audience.kafka_sources s WHERE s.number = kafka_source_stop.source;
+	UPDATE audience.kafka_sources s SET stopped = kafka_source_stop.reason WHERE s.number = kafka_source_stop.source;
 END
 $$ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION audience.kafka_source_stop(integer, text) IS 'internal, for consumers: stops a source for a reason that somebody must look at';
@@ -425,13 +436,23 @@ $$ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION audience.kafka_sink_number(text) IS 'internal: the number of a sink, which is about to be changed';
 
 CREATE FUNCTION audience.kafka_sink_pause(id text) RETURNS void
-AS 'UPDATE audience.kafka_sinks s SET paused = true WHERE s.number = audience.kafka_sink_number(kafka_sink_pause.id)'
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+AS $$
+DECLARE
+	held integer := audience.kafka_sink_number(kafka_sink_pause.id);
+BEGIN
+	UPDATE audience.kafka_sinks s SET paused = true WHERE s.number = held;
+END
+$$ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION audience.kafka_sink_pause(text) IS 'has what is to be sent wait until kafka_sink_resume';
 
 CREATE FUNCTION audience.kafka_sink_resume(id text) RETURNS void
-AS 'UPDATE audience.kafka_sinks s SET paused = false WHERE s.number = audience.kafka_sink_number(kafka_sink_resume.id)'
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+AS $$
+DECLARE
+	held integer := audience.kafka_sink_number(kafka_sink_resume.id);
+BEGIN
+	UPDATE audience.kafka_sinks s SET paused = false WHERE s.number = held;
+END
+$$ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION audience.kafka_sink_resume(text) IS 'has a sink send again';
 
 CREATE FUNCTION audience.kafka_sink_drop(id text) RETURNS bigint

@@ -139,6 +139,7 @@ CREATE FUNCTION audience.kafka_dead_letter_retry(id bigint) RETURNS boolean
 AS $$
 DECLARE
 	letter audience.kafka_dead_letters := audience.kafka_dead_letter(kafka_dead_letter_retry.id);
+	state text;
 	problem text;
 	detail text;
 BEGIN
@@ -151,12 +152,12 @@ BEGIN
 	DELETE FROM audience.kafka_dead_letters d WHERE d.id = letter.id;
 	RETURN true;
 EXCEPTION WHEN OTHERS THEN
-	IF NOT audience.kafka_is_fault_of_message(sqlstate, letter.stream) THEN
+	GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, problem = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL;
+	IF NOT audience.kafka_is_fault_of_message(state, letter.stream) THEN
 		RAISE;
 	END IF;
-	GET STACKED DIAGNOSTICS problem = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL;
 	UPDATE audience.kafka_dead_letters d
-	SET attempts = d.attempts + 1, sqlstate = SQLSTATE,
+	SET attempts = d.attempts + 1, sqlstate = state,
 		message = concat_ws(': ', problem, nullif(detail, ''))
 	WHERE d.id = letter.id;
 	RETURN false;
