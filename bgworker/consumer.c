@@ -256,6 +256,20 @@ see_error(const ErrorData *error)
 	}
 }
 
+/* The database takes messages again: says so of the partitions as well for which there were none. */
+static void
+end_backing_off(void)
+{
+	for (int i = 0; i < aud_consumer_setup.nsources; i++)
+		for (int j = 0; j < aud_consumer_setup.sources[i].npartitions; j++)
+		{
+			AudPartition *partition = &aud_consumer_setup.sources[i].partitions[j];
+
+			if (partition->shared != NULL && partition->shared->state == AUD_KAFKA_BACKING_OFF)
+				aud_consumer_set_state(partition, AUD_KAFKA_RUNNING);
+		}
+}
+
 /* Stores all that has been received. */
 static void
 store_received(void)
@@ -277,6 +291,7 @@ store_received(void)
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
+	end_backing_off();
 	adapt(received.nmessages, started_at);
 }
 

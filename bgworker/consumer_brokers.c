@@ -188,9 +188,9 @@ find_partitions(AudConnection *connection, AudSource *source)
 	int			n;
 	Found		found = {.source = source, .cluster_id = id};
 
-	/* in this order: the id is known when brokers have answered, and asking for it makes no client connect */
-	if ((n = aud_kafka_count_partitions(connection->client, source->topic, AUD_KAFKA_PATIENCE_MS)) == 0 ||
-		!aud_kafka_cluster_id(connection->client, AUD_KAFKA_PATIENCE_MS, id, sizeof(id)))
+	/* in this order: to wait for the id asks nobody, it comes with the answer about the topic */
+	n = aud_kafka_count_partitions(connection->client, source->topic, AUD_KAFKA_PATIENCE_MS);
+	if (n == 0 || !aud_kafka_cluster_id(connection->client, AUD_KAFKA_PATIENCE_MS, id, sizeof(id)))
 	{
 		aud_consumer_report(source, -1, aud_kafka_error(connection->client));
 		return false;
@@ -451,7 +451,7 @@ bool
 aud_consumer_see_to_brokers(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	bool		due = TimestampDifferenceExceeds(asked_at, now, ASK_MS);
+	bool		due = asked_at == DT_NOBEGIN || TimestampDifferenceExceeds(asked_at, now, ASK_MS);
 	bool		good = true;
 
 	for (int i = 0; i < aud_consumer_setup.nconnections; i++)
