@@ -184,6 +184,9 @@ receive(void)
 		aud_kafka_serve(connection->client, &news);
 		if (news.failed || news.disconnected)
 		{
+			/* it is the look that finds out when they are back */
+			if (connection->answered)
+				aud_frame_hurry(&jobs[AUD_JOB_LOOK]);
 			connection->answered = false;
 			aud_consumer_report_all(connection, aud_kafka_error(connection->client));
 		}

@@ -64,6 +64,12 @@ foreach my $n (2 .. 6)
 	wait_for($node, "and another when it is resumed: $n", 'SELECT count(*) FROM audience.events', is => $n);
 }
 is($node->safe_psql('postgres', 'SELECT at, message FROM audience.stat_kafka_errors'), '', 'no broker was waited for');
+
+# nor is one waited for longer than it is away, should nothing come of it
+$kafka->kill;
+wait_for($node, 'the broker is away', 'SELECT DISTINCT state FROM audience.stat_kafka_source', is => 'waiting for broker');
+$kafka->start;
+wait_for($node, 'it is back', 'SELECT DISTINCT state FROM audience.stat_kafka_source', is => 'running', within => 5);
 $node->safe_psql('postgres', q{SELECT audience.kafka_source_drop('in')});
 
 #
