@@ -10,6 +10,9 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "commands/sequence.h"
+#include "common/hashfn.h"
+#include "fmgr.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -19,6 +22,8 @@
 #include "store.h"
 #include "user_table.h"
 #include "workers.h"
+
+PG_FUNCTION_INFO_V1(aud_kafka_origin);
 
 /* Sets the columns of a profile to what its user has come to; allocated in the current context. */
 void
@@ -102,6 +107,27 @@ set_log_columns(const AudBatch *batch, const AudLogRow *row, int64 seq, Timestam
 }
 
 /*
+ * Where rows of the outbox are written: a number of this server, database and
+ * timeline.  A restored copy, or a promoted standby, goes on with sequences from
+ * where they stood at some time, so numbers of rows alone are not unique among
+ * all that a topic has been told.
+ */
+static int64
+outbox_origin(void)
+{
+	uint64		server = hash_combine64(GetSystemIdentifier(), (uint64) MyDatabaseId);
+
+	return (int64) hash_combine64(server, (uint64) GetWALInsertionTimeLine());
+}
+
+/* kafka_origin(): the same, for rows that SQL writes. */
+Datum
+aud_kafka_origin(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(outbox_origin());
+}
+
+/*
  * Puts the row of the history that has just been made into the outbox of each
  * sink.
  */
@@ -121,7 +147,7 @@ queue_log_row(const AudBatch *batch, const AudLogRow *row, AudUserTable *outbox,
 		values[AUD_OUTBOX_KEY - 1] = log[AUD_LOG_USER_ID - 1];
 		values[AUD_OUTBOX_RECORDED_AT - 1] = log[AUD_LOG_RECORDED_AT - 1];
 		values[AUD_OUTBOX_MESSAGES - 1] = Int32GetDatum(row->nentries);
-		values[AUD_OUTBOX_TIMELINE - 1] = Int32GetDatum(GetWALInsertionTimeLine());
+		values[AUD_OUTBOX_ORIGIN - 1] = Int64GetDatum(outbox_origin());
 		values[AUD_OUTBOX_SEQ - 1] = log[AUD_LOG_SEQ - 1];
 		values[AUD_OUTBOX_OCCURRED_AT - 1] = log[AUD_LOG_OCCURRED_AT - 1];
 		values[AUD_OUTBOX_REASON - 1] = log[AUD_LOG_REASON - 1];

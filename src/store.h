@@ -62,7 +62,7 @@ typedef enum AudStatement
 #define AUD_OUTBOX_KEY				3
 #define AUD_OUTBOX_RECORDED_AT		4
 #define AUD_OUTBOX_MESSAGES			5
-#define AUD_OUTBOX_TIMELINE			6
+#define AUD_OUTBOX_ORIGIN			6
 #define AUD_OUTBOX_SEQ				7
 #define AUD_OUTBOX_OCCURRED_AT		8
 #define AUD_OUTBOX_REASON			9

@@ -9,7 +9,7 @@ CREATE TABLE audience.kafka_installation (
 );
 COMMENT ON TABLE audience.kafka_installation IS
 	'one row from the first cluster on: which database of which server may exchange messages; a restored copy is another (kafka_activate)';
-COMMENT ON COLUMN audience.kafka_installation.id IS 'stands before timeline and number in header audience-event-id; stays';
+COMMENT ON COLUMN audience.kafka_installation.id IS 'stands before origin and number in header audience-event-id; stays';
 COMMENT ON COLUMN audience.kafka_installation.system_identifier IS 'the server''s, as pg_control_system() has it';
 COMMENT ON COLUMN audience.kafka_installation.database IS 'the database''s oid';
 
@@ -105,6 +105,11 @@ COMMENT ON TRIGGER definitions_changed ON audience.kafka_sinks IS 'tells all ses
 CREATE SEQUENCE audience.kafka_outbox_seq;
 COMMENT ON SEQUENCE audience.kafka_outbox_seq IS 'numbers of rows of the outbox';
 
+CREATE FUNCTION audience.kafka_origin() RETURNS bigint
+AS 'MODULE_PATHNAME', 'aud_kafka_origin'
+LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION audience.kafka_origin() IS 'internal: a number of this server, database and timeline';
+
 -- the columns of transition_log, so that neither retention nor profile_erase takes away what is still to be sent
 CREATE TABLE audience.kafka_outbox (
 	sink integer NOT NULL,
@@ -112,8 +117,7 @@ CREATE TABLE audience.kafka_outbox (
 	key text COLLATE "C" NOT NULL,
 	recorded_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
 	messages integer NOT NULL,
-	timeline integer NOT NULL
-		DEFAULT ('x' || pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 8))::bit(32)::integer,
+	origin bigint NOT NULL DEFAULT audience.kafka_origin(),
 	seq bigint,
 	occurred_at timestamptz,
 	reason text,
@@ -130,8 +134,7 @@ COMMENT ON COLUMN audience.kafka_outbox.id IS 'rises within a key: it is taken w
 COMMENT ON COLUMN audience.kafka_outbox.key IS 'of the messages: a user''s or segment''s id';
 COMMENT ON COLUMN audience.kafka_outbox.recorded_at IS 'the clock when it was written';
 COMMENT ON COLUMN audience.kafka_outbox.messages IS 'how many messages it is';
-COMMENT ON COLUMN audience.kafka_outbox.timeline IS
-	'the server''s when it was written: a promoted standby may use numbers again that its primary has sent and not replicated';
+COMMENT ON COLUMN audience.kafka_outbox.origin IS 'where it was written (kafka_origin); a restored copy, or a promoted standby, uses numbers of others again';
 COMMENT ON COLUMN audience.kafka_outbox.seq IS 'of the row of the history that it copies, with the columns that follow; null: a segment''s';
 COMMENT ON COLUMN audience.kafka_outbox.occurred_at IS 'as in transition_log';
 COMMENT ON COLUMN audience.kafka_outbox.reason IS 'as in transition_log';

@@ -28,7 +28,7 @@ COMMENT ON FUNCTION audience.kafka_queue_segment(text, text) IS
 CREATE FUNCTION audience.kafka_outbox_messages(sink integer, ids bigint[], OUT id bigint, OUT key text,
 	OUT event_id text, OUT message text) RETURNS SETOF record
 AS $$
-	SELECT o.id, o.key, o.timeline || '/' || coalesce('t' || m.number, 's' || o.id), m.message
+	SELECT o.id, o.key, to_hex(o.origin) || '/' || coalesce('t' || m.number, 's' || o.id), m.message
 	FROM audience.kafka_outbox o
 		CROSS JOIN LATERAL (
 			SELECT (o.seq << 20) + e.ordinal, json_build_object(

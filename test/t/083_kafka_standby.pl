@@ -100,12 +100,12 @@ events_are($standby, $kafka, 'in', $events);
 load_sent($standby, $kafka, 'out');
 cmp_ok($standby->safe_psql('postgres', 'SELECT count(*) FROM committed_transitions'), '>', $events / 50, 'there are many transitions');
 transitions_sent($standby);
-cmp_ok($standby->safe_psql('postgres', 'SELECT count(*) FROM (SELECT FROM sent GROUP BY seq HAVING count(DISTINCT timeline) > 1) r'),
+cmp_ok($standby->safe_psql('postgres', 'SELECT count(*) FROM (SELECT FROM sent GROUP BY seq HAVING count(DISTINCT origin) > 1) r'),
 	'>', 0, 'numbers that the old primary had sent and not replicated were used again, with another id');
 is($standby->safe_psql('postgres', <<'SQL'), '', 'in order per user, on the new primary');
 SELECT * FROM (
 	SELECT key, seq, lag(seq) OVER (PARTITION BY key ORDER BY first) AS before FROM (
-		SELECT key, seq, min("offset") AS first FROM sent WHERE timeline = 2 GROUP BY key, seq) f) o
+		SELECT key, seq, min("offset") AS first FROM sent WHERE origin = to_hex(audience.kafka_origin()) GROUP BY key, seq) f) o
 WHERE seq <= before LIMIT 5
 SQL
 verify_empty($standby);

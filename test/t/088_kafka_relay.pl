@@ -116,6 +116,25 @@ is(keys_of('late'), 'early between1 between2 between3 late before after1 after2 
 is($node->safe_psql('postgres', 'SELECT retried, errors FROM audience.stat_kafka_sink'), '0|0', 'and nothing had to be sent again');
 
 #
+# a restored copy goes on with numbers that the original uses as well
+#
+my $dump = PostgreSQL::Test::Utils::tempdir() . '/dump';
+$node->safe_psql('postgres', q{SELECT audience.kafka_sink_pause('late')} . ';' . buy_sql('waiting'));
+$node->command_ok([ 'pg_dump', '-Fc', '-f', $dump, $node->connstr('postgres') ], 'a dump');
+$node->safe_psql('postgres', q{SELECT audience.kafka_sink_resume('late')} . ';' . buy_sql('original'));
+$node->safe_psql('postgres', 'CREATE DATABASE copy');
+$node->command_ok([ 'pg_restore', '-d', $node->connstr('copy'), $dump ], 'is restored');
+$node->safe_psql('copy', buy_sql('copy'));
+is($node->safe_psql('copy', 'SELECT state, depth FROM audience.stat_kafka_sink'), 'not activated|2', 'the copy keeps to itself');
+$node->safe_psql('copy', q{SELECT audience.kafka_sink_resume('late'), audience.kafka_activate()});
+wait_for($node, "$_ has sent all", 'SELECT depth FROM audience.stat_kafka_sink', db => $_, is => 0) foreach qw(postgres copy);
+my %ids;
+push @{ $ids{ $_->{headers}[0][1] } }, $_->{key} foreach (grep { $_->{key} =~ /waiting|original|copy/ } $kafka->consume('late'));
+is_deeply([ sort map { join '+', @$_ } values %ids ], [ 'copy', 'original', 'waiting+waiting' ],
+	'what both have has one id, and nothing else');
+$node->safe_psql('postgres', 'DROP DATABASE copy');
+
+#
 # a broker that refuses a message: why is said as it is
 #
 $kafka->create_topic('small', 1, 'max.message.bytes' => '10');

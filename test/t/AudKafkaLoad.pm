@@ -182,8 +182,8 @@ sub load_sent
 	load_topic($node, $kafka, $topic);
 	$node->safe_psql('postgres', <<"SQL");
 CREATE TABLE sent AS
-SELECT t.partition, t."offset", t.key, t.value, t.headers, (h.parts)[1] AS installation, (h.parts)[2]::int AS timeline, (h.parts)[3]::bigint AS seq
-FROM topic_$topic t LEFT JOIN LATERAL regexp_match(t.headers, '^audience-event-id=([0-9a-f-]{36})/([0-9]+)/t([0-9]+)\$') h (parts) ON true;
+SELECT t.partition, t."offset", t.key, t.value, t.headers, (h.parts)[1] AS installation, (h.parts)[2] AS origin, (h.parts)[3]::bigint AS seq
+FROM topic_$topic t LEFT JOIN LATERAL regexp_match(t.headers, '^audience-event-id=([0-9a-f-]{36})/([0-9a-f]+)/t([0-9]+)\$') h (parts) ON true;
 CREATE INDEX ON sent (seq);
 CREATE TABLE first_sent AS SELECT DISTINCT ON (seq) * FROM sent ORDER BY seq, partition, "offset";
 CREATE TABLE committed_transitions AS
