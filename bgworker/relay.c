@@ -24,8 +24,9 @@
  * before.  Starting from the last id seen would lose late ones, or send them
  * after their successors.
  *
- * Each sink has a producer of its own, so that none holds up another.  Where a
- * producer gives a message up, or fails, it is closed, its rows are forgotten,
+ * Each sink has a producer of its own, so that none holds up another, nor one
+ * that has no room: what was read for it waits until it has.  Where a producer
+ * gives a message up, or fails, it is closed, its rows are forgotten,
  * and another begins from "low" again.
  *
  *-------------------------------------------------------------------------
@@ -41,7 +42,6 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
-#include "storage/latch.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
@@ -57,8 +57,6 @@
 /* rows that are read at a time, and messages that may be on their way */
 #define ROWS_AT_ONCE	5000
 #define MESSAGES_MAX	50000
-/* until another try where the producer's queue is full */
-#define FULL_MS			10
 /* until a look at reports, should nothing wake us, and until another look for brokers */
 #define LOOK_MS			1000
 /* how long brokers have to answer that look */
@@ -74,6 +72,8 @@ typedef struct Row
 	bool		sent;			/* all of its messages have been given to the producer */
 } Row;
 
+typedef struct Reading Reading;
+
 typedef struct Sink
 {
 	MemoryContext mcxt;			/* of all of it */
@@ -88,12 +88,28 @@ typedef struct Sink
 	HTAB	   *rows;			/* on their way */
 	int			ndone;			/* of these are acknowledged, and can be deleted */
 	int			waiting;		/* messages that are not acknowledged */
+	Reading    *reading;		/* what is being given to the producer; NULL: nothing */
 	int64		low;			/* no row below this will appear */
 	int64		mark;			/* when all of mark_xmax have ended, low may be this; 0: none */
 	TransactionId mark_xmax;
 	bool		resending;		/* what is read next was sent before, maybe */
 	AudKafkaSink *shared;		/* NULL: no room */
 } Sink;
+
+/* What a look at the outbox is about, what it finds, and how much of that the producer has. */
+struct Reading
+{
+	Sink	   *sink;
+	int64	   *ids;			/* that are new */
+	int			nids;
+	int			nmessages;
+	int			nsent;			/* so many of them the producer has */
+	int64	   *tags;			/* of each message: the row's id */
+	char	  **keys;
+	char	  **event_ids;
+	char	  **messages;
+	MemoryContext mcxt;			/* of all this */
+};
 
 /* what the configuration was read into */
 typedef struct Setup
@@ -106,7 +122,7 @@ typedef struct Setup
 
 static AudJob jobs[2];
 static Setup setup = {0};
-static Sink *sending = NULL;	/* whose rows are being given to its producer */
+static Sink *beginning = NULL;	/* whose rows are just being put among those on their way */
 
 /* Reads a sink, in a context of its own. */
 static Sink *
@@ -178,6 +194,9 @@ forget_rows(Sink *sink)
 	}
 	sink->ndone = sink->waiting = 0;
 	sink->low = sink->mark = 0;
+	if (sink->reading != NULL)
+		MemoryContextDelete(sink->reading->mcxt);
+	sink->reading = NULL;
 }
 
 /* Closes the producer, if there is one. */
@@ -223,8 +242,8 @@ static void
 drop_sink(Sink *sink)
 {
 	close_sink(sink);
-	if (sending == sink)
-		sending = NULL;
+	if (beginning == sink)
+		beginning = NULL;
 	if (sink->shared != NULL)
 	{
 		LWLockAcquire(aud_kafka_stats->lock, LW_EXCLUSIVE);
@@ -312,20 +331,6 @@ look(AudStep *step)
 	/* whoever waited for something else may have taken the latch */
 	aud_frame_hurry(&jobs[AUD_JOB_MOVE]);
 }
-
-/* What a look at the outbox is about and what it finds. */
-typedef struct Reading
-{
-	Sink	   *sink;
-	int64	   *ids;			/* that are new */
-	int			nids;
-	int			nmessages;
-	int64	   *tags;			/* of each message: the row's id */
-	char	  **keys;
-	char	  **event_ids;
-	char	  **messages;
-	MemoryContext mcxt;			/* of all this */
-} Reading;
 
 /* The lowest id that is on its way; PG_INT64_MAX: none is. */
 static int64
@@ -540,53 +545,75 @@ take_news(Sink *sink)
 	return true;
 }
 
-/* Gives a message to the producer, waiting for room; false: the sink has failed. */
-static bool
-send_message(Sink *sink, const AudKafkaOutgoing *outgoing)
+/* Nothing more of a row is to be sent. */
+static void
+finish_row(Sink *sink, int64 id)
 {
-	for (;;)
-	{
-		switch (aud_kafka_send(sink->client, outgoing))
-		{
-			case AUD_KAFKA_QUEUED:
-				return true;
-			case AUD_KAFKA_REFUSED:
-				fail_sink(sink, aud_kafka_error(sink->client));
-				return false;
-			case AUD_KAFKA_FULL:
-				break;
-		}
-		if (!take_news(sink))
-			return false;
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, FULL_MS, PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-	}
+	Row		   *row = hash_search(sink->rows, &id, HASH_FIND, NULL);
+
+	/* it may have come so far before, and be gone */
+	if (row == NULL || row->sent)
+		return;
+	row->sent = true;
+	if (row->waiting == 0)
+		sink->ndone++;
 }
 
-/* Gives a reading's messages to the producer; false: the sink has failed. */
-static bool
-send_messages(Reading *reading)
+/* Gives message n of a reading to the producer; how that went. */
+static AudKafkaSent
+send_message(Reading *reading, int n)
 {
-	Sink	   *sink = reading->sink;
 	char		event_id[128];
 	AudKafkaHeader header = {.name = "audience-event-id", .value = event_id};
+	AudKafkaOutgoing outgoing = {
+		.key = reading->keys[n], .key_len = strlen(reading->keys[n]),
+		.value = reading->messages[n], .value_len = strlen(reading->messages[n]),
+		.headers = &header, .nheaders = 1, .tag = reading->tags[n]
+	};
 
-	for (int i = 0; i < reading->nmessages; i++)
+	header.value_len = snprintf(event_id, sizeof(event_id), "%s/%s", setup.installation, reading->event_ids[n]);
+	return aud_kafka_send(reading->sink->client, &outgoing);
+}
+
+/*
+ * Gives the messages of the sink's reading to the producer, as many as it has
+ * room for; the others wait until it wakes us with reports, so that neither
+ * other sinks nor the configuration wait for it.  False: the sink has failed.
+ */
+static bool
+send_messages(Sink *sink)
+{
+	Reading    *reading = sink->reading;
+	int			before = reading->nsent;
+
+	while (reading->nsent < reading->nmessages)
 	{
-		AudKafkaOutgoing outgoing = {.headers = &header, .nheaders = 1, .tag = reading->tags[i]};
+		int64		id = reading->tags[reading->nsent];
 		Row		   *row;
+		AudKafkaSent result = send_message(reading, reading->nsent);
 
-		header.value_len = snprintf(event_id, sizeof(event_id), "%s/%s", setup.installation, reading->event_ids[i]);
-		outgoing.key = reading->keys[i];
-		outgoing.key_len = strlen(outgoing.key);
-		outgoing.value = reading->messages[i];
-		outgoing.value_len = strlen(outgoing.value);
-		if (!send_message(sink, &outgoing))
+		if (result == AUD_KAFKA_REFUSED)
+		{
+			fail_sink(sink, aud_kafka_error(sink->client));
 			return false;
-		row = hash_search(sink->rows, &reading->tags[i], HASH_FIND, NULL);
+		}
+		if (result == AUD_KAFKA_FULL)
+			break;
+		row = hash_search(sink->rows, &id, HASH_FIND, NULL);
 		row->waiting++;
 		sink->waiting++;
+		reading->nsent++;
+		if (reading->nsent == reading->nmessages || reading->tags[reading->nsent] != id)
+			finish_row(sink, id);
+	}
+	if (sink->shared != NULL)
+	{
+		LWLockAcquire(aud_kafka_stats->lock, LW_EXCLUSIVE);
+		sink->shared->sent += reading->nsent - before;
+		if (sink->resending)
+			sink->shared->retried += reading->nsent - before;
+		sink->shared->in_flight = sink->waiting;
+		LWLockRelease(aud_kafka_stats->lock);
 	}
 	return true;
 }
@@ -604,52 +631,53 @@ add_rows(const Reading *reading)
 	}
 }
 
-/* Says of the rows of a reading that nothing more of them is to be sent. */
-static void
-finish_rows(const Reading *reading)
+/* Reads what is new in the outbox, as the sink's reading; false: there is nothing. */
+static bool
+read_new(Sink *sink)
 {
-	for (int i = 0; i < reading->nids; i++)
-	{
-		Row		   *row = hash_search(reading->sink->rows, &reading->ids[i], HASH_FIND, NULL);
+	MemoryContext mcxt = AllocSetContextCreate(CurrentMemoryContext, "audience outbox reading", ALLOCSET_DEFAULT_SIZES);
+	Reading    *reading = MemoryContextAllocZero(mcxt, sizeof(Reading));
 
-		row->sent = true;
-		if (row->waiting == 0)
-			reading->sink->ndone++;
+	reading->sink = sink;
+	reading->mcxt = mcxt;
+	if (!aud_frame_transaction("reading the outbox", read_outbox, reading) || reading->nids == 0)
+	{
+		MemoryContextDelete(mcxt);
+		return false;
 	}
+	flush_wal();
+	/* should anything be thrown, the next step begins anew */
+	beginning = sink;
+	add_rows(reading);
+	MemoryContextSetParent(mcxt, sink->mcxt);
+	sink->reading = reading;
+	beginning = NULL;
+	return true;
 }
 
-/* Reads what is new in the outbox and sends it; true if there may be more at once. */
+/*
+ * Sends what was read and had no room, or else what is new in the outbox; true
+ * if there may be more at once.
+ */
 static bool
 send_new(Sink *sink)
 {
-	Reading		reading = {.sink = sink, .mcxt = CurrentMemoryContext};
+	Reading    *reading;
+	bool		more;
 
-	if (sink->waiting > MESSAGES_MAX / 2)
+	if (sink->reading == NULL && (sink->waiting > MESSAGES_MAX / 2 || !read_new(sink)))
 		return false;
-	if (!aud_frame_transaction("reading the outbox", read_outbox, &reading) || reading.nids == 0)
+	reading = sink->reading;
+	if (!send_messages(sink) || reading->nsent < reading->nmessages)
 		return false;
-	flush_wal();
-	/* should anything be thrown, the next step begins anew */
-	sending = sink;
-	add_rows(&reading);
-	if (!send_messages(&reading))
-	{
-		sending = NULL;
-		return false;
-	}
-	finish_rows(&reading);
-	sending = NULL;
-	if (sink->shared != NULL)
-	{
-		LWLockAcquire(aud_kafka_stats->lock, LW_EXCLUSIVE);
-		sink->shared->sent += reading.nmessages;
-		if (sink->resending)
-			sink->shared->retried += reading.nmessages;
-		sink->shared->in_flight = sink->waiting;
-		LWLockRelease(aud_kafka_stats->lock);
-	}
+	/* rows that came to no message, too */
+	for (int i = 0; i < reading->nids; i++)
+		finish_row(sink, reading->ids[i]);
+	more = reading->nids >= ROWS_AT_ONCE;
 	sink->resending = false;
-	return reading.nids >= ROWS_AT_ONCE;
+	sink->reading = NULL;
+	MemoryContextDelete(reading->mcxt);
+	return more;
 }
 
 /* Rows to be deleted. */
@@ -732,9 +760,9 @@ move(AudStep *step)
 	bool		away = false;
 
 	aud_kafka_clear_wake();
-	if (sending != NULL)
-		close_sink(sending);
-	sending = NULL;
+	if (beginning != NULL)
+		close_sink(beginning);
+	beginning = NULL;
 	for (int i = 0; i < setup.nsinks; i++)
 	{
 		Sink	   *sink = setup.sinks[i];

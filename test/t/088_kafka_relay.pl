@@ -146,6 +146,23 @@ wait_for($node, 'and the other sink goes on', q{SELECT depth FROM audience.stat_
 is($node->safe_psql('postgres', q{SELECT audience.kafka_sink_drop('small')}), 1, 'what was not sent is counted');
 
 #
+# a producer that has no room: nothing else waits for it
+#
+$kafka->create_topic('narrow', 1);
+$node->safe_psql('postgres', <<'SQL' . join ';', map { buy_sql("narrow$_") } 1 .. 9);
+SELECT audience.kafka_cluster_set('away', '{"bootstrap.servers":"127.0.0.1:1","queue.buffering.max.messages":"2"}');
+SELECT audience.kafka_sink_create('narrow', 'transitions', 'away');
+SQL
+wait_for($node, 'its broker is away', q{SELECT state, in_flight FROM audience.stat_kafka_sink WHERE sink = 'away/narrow'}, is => 'waiting for broker|2');
+$node->safe_psql('postgres', buy_sql('more'));
+wait_for($node, 'other sinks send', q{SELECT depth FROM audience.stat_kafka_sink WHERE sink = 'late'}, is => 0);
+my $bootstrap = $kafka->bootstrap;
+$node->safe_psql('postgres', qq{SELECT audience.kafka_cluster_set('away', '{"bootstrap.servers":"$bootstrap","queue.buffering.max.messages":"2"}')});
+wait_for($node, 'and a new address is heard of', q{SELECT depth FROM audience.stat_kafka_sink WHERE sink = 'away/narrow'}, is => 0);
+is(keys_of('narrow'), join(' ', (map { "narrow$_" } 1 .. 9), 'more'), 'everything is sent, in order');
+$node->safe_psql('postgres', q{SELECT audience.kafka_sink_drop('away/narrow')});
+
+#
 # a database that is not in UTF-8
 #
 $kafka->create_topic('latin', 1);
