@@ -188,22 +188,19 @@ try_messages(Batch *batch, const int *indexes, int n)
 {
 	MemoryContext mcxt = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
+	MemoryContext work = AllocSetContextCreate(mcxt, "audience messages", ALLOCSET_DEFAULT_SIZES);
 	int64		taken = batch->ntaken;
 	ErrorData  *volatile error = NULL;
 
 	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(mcxt);
+	MemoryContextSwitchTo(work);
 	PG_TRY();
 	{
-		MemoryContext work = AllocSetContextCreate(mcxt, "audience messages", ALLOCSET_DEFAULT_SIZES);
-
-		MemoryContextSwitchTo(work);
 		if (batch->source->of_segments)
 			take_segment(batch, indexes[0]);
 		else
 			take_events(batch, indexes, n);
 		MemoryContextSwitchTo(mcxt);
-		MemoryContextDelete(work);
 		ReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(mcxt);
 		CurrentResourceOwner = owner;
@@ -221,6 +218,8 @@ try_messages(Batch *batch, const int *indexes, int n)
 		batch->ntaken = taken;
 	}
 	PG_END_TRY();
+	/* a copy of the messages: what is halved again and again is not to keep them all */
+	MemoryContextDelete(work);
 	if (error == NULL)
 		batch->ngood += n;
 	return error;
