@@ -405,9 +405,14 @@ aud_kafka_find_offsets(AudKafkaClient *client, AudKafkaPlace *places, int nplace
 		err = found == NULL ? RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION : found->err;
 		if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
 			break;
-		/* none that late */
+		/* none that late; an end there must be */
 		if (found->offset < 0)
 		{
+			if (places[i].offset == AUD_KAFKA_END)
+			{
+				err = RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION;
+				break;
+			}
 			places[i].offset = AUD_KAFKA_END;
 			again = true;
 		}
