@@ -38,10 +38,12 @@ my $node = start_node('chaos', conf => worker_conf() . "audience.kafka_consumers
 $kafka->create_topic('in', 8);
 $kafka->create_topic('out', 3);
 make_bands($node);
-# and one that time turns over
+# and one that time turns over; a crash takes back what was committed a moment
+# before, but nothing of which the world has been told
 $node->safe_psql('postgres', qq{
 SELECT audience.segment_create('lately', 'count(purchase, LAST ''6 seconds'') >= 2');
 SELECT audience.segment_create('flagged', 'flag = true');
+ALTER DATABASE postgres SET synchronous_commit = off;
 SELECT audience.kafka_cluster_set('main', '{"bootstrap.servers":"$bootstrap"}');
 SELECT audience.kafka_sink_create('out', 'transitions');
 SELECT audience.kafka_source_create('in');});
