@@ -66,14 +66,14 @@ aud_consumer_partition(AudSource *source, int partition)
 	return NULL;
 }
 
-/* Sets what the statistics say of a partition. */
+/* Sets what the statistics say of a partition; NULL: they have no room for it. */
 void
-aud_consumer_set_state(AudPartition *partition, AudKafkaState state)
+aud_consumer_set_state(AudKafkaPartition *shared, AudKafkaState state)
 {
-	if (partition->shared == NULL || partition->shared->state == state)
+	if (shared == NULL || shared->state == state)
 		return;
 	LWLockAcquire(aud_kafka_stats->lock, LW_EXCLUSIVE);
-	partition->shared->state = state;
+	shared->state = state;
 	LWLockRelease(aud_kafka_stats->lock);
 }
 
@@ -181,6 +181,9 @@ receive(void)
 
 		if (connection->client == NULL)
 			continue;
+		/* what is wrong with it is known from its answers, too */
+		if (connection->asker != NULL)
+			aud_kafka_serve(connection->asker, &news);
 		aud_kafka_serve(connection->client, &news);
 		if (news.failed || news.disconnected)
 		{
@@ -266,10 +269,10 @@ end_backing_off(void)
 	for (int i = 0; i < aud_consumer_setup.nsources; i++)
 		for (int j = 0; j < aud_consumer_setup.sources[i].npartitions; j++)
 		{
-			AudPartition *partition = &aud_consumer_setup.sources[i].partitions[j];
+			AudKafkaPartition *shared = aud_consumer_setup.sources[i].partitions[j].shared;
 
-			if (partition->shared != NULL && partition->shared->state == AUD_KAFKA_BACKING_OFF)
-				aud_consumer_set_state(partition, AUD_KAFKA_RUNNING);
+			if (shared != NULL && shared->state == AUD_KAFKA_BACKING_OFF)
+				aud_consumer_set_state(shared, AUD_KAFKA_RUNNING);
 		}
 }
 

@@ -47,17 +47,25 @@ typedef struct AudSource
 	char	   *out_of_range;	/* stop, earliest or latest */
 	char	   *cluster_id;		/* NULL: not known */
 	int			cluster;		/* index */
+	AudKafkaPartition *shared;	/* for what is wrong while no partition is known; NULL: some are, or no room */
 	bool		ready;			/* it is known which partitions it has, and where to begin */
 	int			nknown;			/* partitions that kafka_offsets has, all consumers' together */
 	int			npartitions;
 	AudPartition *partitions;
 } AudSource;
 
-/* A cluster, and the client that reads from it. */
+/*
+ * A cluster, and the clients that read from it.  Questions have one of their
+ * own: a broker answers a connection's requests in turn, and a question would
+ * wait behind a fetch until there is something to fetch.
+ */
 typedef struct AudConnection
 {
 	AudKafkaCluster *cluster;
+	AudKafkaCluster *refused;	/* what is configured, if it cannot be used; then "cluster" is what was before */
+	bool		works;			/* a client could be opened with these options */
 	AudKafkaClient *client;		/* NULL: to be opened */
+	AudKafkaClient *asker;		/* NULL: to be opened */
 	bool		assigned;		/* it reads what it is to read */
 	bool		answered;		/* brokers have answered, and have not gone since */
 } AudConnection;
@@ -106,7 +114,7 @@ extern AudBatchResult aud_consumer_store(AudSource *source, const char *cluster,
 										 const AudKafkaMessage *messages, const int *indexes, int n);
 
 extern AudPartition *aud_consumer_partition(AudSource *source, int partition);
-extern void aud_consumer_set_state(AudPartition *partition, AudKafkaState state);
+extern void aud_consumer_set_state(AudKafkaPartition *shared, AudKafkaState state);
 extern void aud_consumer_set_states(AudSource *source, AudKafkaState state);
 
 #endif							/* AUD_CONSUMER_H */

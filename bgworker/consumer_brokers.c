@@ -44,20 +44,27 @@ aud_consumer_begin_asking(void)
 void
 aud_consumer_set_states(AudSource *source, AudKafkaState state)
 {
+	aud_consumer_set_state(source->shared, state);
 	for (int i = 0; i < source->npartitions; i++)
-		aud_consumer_set_state(&source->partitions[i], state);
+		aud_consumer_set_state(source->partitions[i].shared, state);
+}
+
+/* Is it known already that brokers are waited for, and why? */
+static bool
+is_known(const AudKafkaPartition *shared, const char *why)
+{
+	return shared != NULL && shared->state == AUD_KAFKA_WAITING &&
+		strncmp(shared->last_error, why, AUD_KAFKA_ERROR_TEXT - 1) == 0;
 }
 
 /* Something is wrong with a source, for now, and its brokers are waited for. */
 void
 aud_consumer_report(AudSource *source, int partition, const char *why)
 {
-	bool		known = false;
+	bool		known = is_known(source->shared, why);
 
 	for (int i = 0; i < source->npartitions; i++)
-		known |= source->partitions[i].shared != NULL &&
-			source->partitions[i].shared->state == AUD_KAFKA_WAITING &&
-			strncmp(source->partitions[i].shared->last_error, why, AUD_KAFKA_ERROR_TEXT - 1) == 0;
+		known |= is_known(source->partitions[i].shared, why);
 	/* once is enough, as long as it is the same */
 	if (!known)
 		aud_kafka_stats_error(false, source->number, partition, 0, why);
@@ -111,19 +118,21 @@ aud_consumer_stop(AudSource *source, int partition, const char *reason)
 	aud_consumer_anew = true;
 }
 
-/* Closes a connection's client. */
+/* Closes a connection's clients. */
 void
 aud_consumer_close(AudConnection *connection)
 {
 	if (connection->client != NULL)
 		aud_kafka_close(connection->client);
-	connection->client = NULL;
+	if (connection->asker != NULL)
+		aud_kafka_close(connection->asker);
+	connection->client = connection->asker = NULL;
 	connection->assigned = connection->answered = false;
 }
 
 /*
- * Opens a connection's client if it has none; NULL: "error" says why it cannot
- * be.  The group's name says who we are, for those who look at the brokers.
+ * A client that reads from a cluster; NULL: "error" says why there is none.  The
+ * group's name says who we are, for those who look at the brokers.
  */
 AudKafkaClient *
 aud_consumer_open_client(const AudKafkaCluster *cluster, char *error)
@@ -189,10 +198,10 @@ find_partitions(AudConnection *connection, AudSource *source)
 	Found		found = {.source = source, .cluster_id = id};
 
 	/* in this order: to wait for the id asks nobody, it comes with the answer about the topic */
-	n = aud_kafka_count_partitions(connection->client, source->topic, AUD_KAFKA_PATIENCE_MS);
-	if (n == 0 || !aud_kafka_cluster_id(connection->client, AUD_KAFKA_PATIENCE_MS, id, sizeof(id)))
+	n = aud_kafka_count_partitions(connection->asker, source->topic, AUD_KAFKA_PATIENCE_MS);
+	if (n == 0 || !aud_kafka_cluster_id(connection->asker, AUD_KAFKA_PATIENCE_MS, id, sizeof(id)))
 	{
-		aud_consumer_report(source, -1, aud_kafka_error(connection->client));
+		aud_consumer_report(source, -1, aud_kafka_error(connection->asker));
 		return false;
 	}
 	if (source->cluster_id != NULL && strcmp(source->cluster_id, id) != 0)
@@ -260,9 +269,9 @@ find_starts(AudConnection *connection, AudSource *source)
 
 		if (partition->next >= 0)
 			continue;
-		if (!aud_kafka_find_offsets(connection->client, &place, 1, AUD_KAFKA_PATIENCE_MS))
+		if (!aud_kafka_find_offsets(connection->asker, &place, 1, AUD_KAFKA_PATIENCE_MS))
 		{
-			aud_consumer_report(source, partition->partition, aud_kafka_error(connection->client));
+			aud_consumer_report(source, partition->partition, aud_kafka_error(connection->asker));
 			return false;
 		}
 		found.offset = place.offset;
@@ -293,6 +302,14 @@ assign(AudConnection *connection)
 
 		if (&aud_consumer_setup.connections[source->cluster] != connection || !source->ready)
 			continue;
+		/* it finds out by itself who has the partitions, but only after a second */
+		if (source->npartitions > 0 &&
+			aud_kafka_count_partitions(connection->client, source->topic, AUD_KAFKA_PATIENCE_MS) == 0 &&
+			aud_kafka_is_unreachable(connection->client))
+		{
+			aud_consumer_report_all(connection, aud_kafka_error(connection->client));
+			return;
+		}
 		for (int j = 0; j < source->npartitions; j++)
 		{
 			places[n].topic = source->topic;
@@ -326,9 +343,9 @@ ask_high(AudConnection *connection, AudSource *source)
 		places[i].offset = AUD_KAFKA_END;
 	}
 	if (source->npartitions > 0 &&
-		!aud_kafka_find_offsets(connection->client, places, source->npartitions, AUD_KAFKA_PATIENCE_MS))
+		!aud_kafka_find_offsets(connection->asker, places, source->npartitions, AUD_KAFKA_PATIENCE_MS))
 	{
-		aud_consumer_report(source, -1, aud_kafka_error(connection->client));
+		aud_consumer_report(source, -1, aud_kafka_error(connection->asker));
 		return false;
 	}
 	for (int i = 0; i < source->npartitions; i++)
@@ -346,7 +363,7 @@ ask_high(AudConnection *connection, AudSource *source)
 				partition->shared->low = low;
 			LWLockRelease(aud_kafka_stats->lock);
 			if (partition->shared->state == AUD_KAFKA_WAITING || partition->shared->state == AUD_KAFKA_CONNECTING)
-				aud_consumer_set_state(partition, AUD_KAFKA_RUNNING);
+				aud_consumer_set_state(partition->shared, AUD_KAFKA_RUNNING);
 		}
 		if (partition->high <= partition->next || aud_consumer_has_received())
 			partition->heard_at = now;
@@ -354,7 +371,7 @@ ask_high(AudConnection *connection, AudSource *source)
 		{
 			aud_kafka_stats_error(false, source->number, partition->partition, 0,
 								  "nothing came for a minute although there is something: connecting anew");
-			aud_consumer_set_state(partition, AUD_KAFKA_STALLED);
+			aud_consumer_set_state(partition->shared, AUD_KAFKA_STALLED);
 			aud_consumer_anew = true;
 		}
 	}
@@ -390,14 +407,15 @@ see_to_connection(AudConnection *connection)
 	bool		good = true;
 
 	if (connection->client == NULL)
-	{
 		connection->client = aud_consumer_open_client(connection->cluster, error);
-		if (connection->client == NULL)
-		{
-			aud_consumer_report_all(connection, error);
-			return false;
-		}
+	if (connection->client != NULL && connection->asker == NULL)
+		connection->asker = aud_consumer_open_client(connection->cluster, error);
+	if (connection->client == NULL || connection->asker == NULL)
+	{
+		aud_consumer_report_all(connection, error);
+		return false;
 	}
+	connection->works = true;
 	for (int i = 0; i < aud_consumer_setup.nsources; i++)
 	{
 		AudSource  *source = &aud_consumer_setup.sources[i];
@@ -408,9 +426,9 @@ see_to_connection(AudConnection *connection)
 			return false;
 		good = false;
 		/* nor would it answer to the others */
-		if (aud_kafka_is_unreachable(connection->client))
+		if (aud_kafka_is_unreachable(connection->asker))
 		{
-			aud_consumer_report_all(connection, aud_kafka_error(connection->client));
+			aud_consumer_report_all(connection, aud_kafka_error(connection->asker));
 			connection->answered = false;
 			return false;
 		}
@@ -438,7 +456,7 @@ aud_consumer_out_of_range(AudSource *source, AudPartition *partition)
 		return;
 	}
 	place.offset = strcmp(source->out_of_range, "latest") == 0 ? AUD_KAFKA_END : AUD_KAFKA_BEGINNING;
-	if (!aud_kafka_find_offsets(connection->client, &place, 1, AUD_KAFKA_PATIENCE_MS))
+	if (!aud_kafka_find_offsets(connection->asker, &place, 1, AUD_KAFKA_PATIENCE_MS))
 		return;
 	aud_kafka_stats_error(false, source->number, partition->partition, 0,
 						  psprintf("offset " INT64_FORMAT " is not there; going on from " INT64_FORMAT, partition->next, place.offset));

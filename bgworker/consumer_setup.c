@@ -139,46 +139,74 @@ read_setup(void *arg)
 	return true;
 }
 
-/* Are the clusters' options what they were? */
+/* Are the clusters' options, as configured in a, those that b was made from? */
 static bool
 same_clusters(const AudSetup *a, const AudSetup *b)
 {
 	if (a->nconnections != b->nconnections)
 		return false;
 	for (int i = 0; i < a->nconnections; i++)
-		if (!aud_kafka_same_cluster(a->connections[i].cluster, b->connections[i].cluster))
+	{
+		const AudConnection *old = &b->connections[i];
+
+		if (!aud_kafka_same_cluster(a->connections[i].cluster, old->refused ? old->refused : old->cluster))
 			return false;
+	}
 	return true;
 }
 
 /*
- * Takes over a new configuration.  Options of a cluster that cannot be used
- * leave those in force that could.
+ * Looks at a cluster's options that are not those of before.  If they cannot be
+ * used and the old ones could, these stay in force.  What was refused once is
+ * not tried, or told, again.
  */
+static void
+compare_connection(AudConnection *fresh, const AudConnection *old, const AudSetup *new)
+{
+	char		error[AUD_KAFKA_ERROR];
+
+	if (aud_kafka_same_cluster(fresh->cluster, old->cluster))
+	{
+		fresh->works = old->works;
+		return;
+	}
+	if (!old->works)
+		return;
+	fresh->works = true;
+	if (old->refused == NULL || !aud_kafka_same_cluster(fresh->cluster, old->refused))
+	{
+		fresh->client = aud_consumer_open_client(fresh->cluster, error);
+		if (fresh->client != NULL)
+			return;
+		ereport(LOG, (errmsg("new options of Kafka cluster \"%s\" cannot be used: %s", fresh->cluster->name, error),
+					  errhidestmt(true)));
+		for (int i = 0; i < new->nsources; i++)
+			if (&new->connections[new->sources[i].cluster] == fresh)
+				aud_kafka_stats_error(false, new->sources[i].number, -1, 0, error);
+	}
+	fresh->refused = fresh->cluster;
+	fresh->cluster = aud_kafka_copy_cluster(old->cluster, new->mcxt);
+}
+
+/* Has the statistics show a source. */
+static void
+show_source(AudSource *source)
+{
+	if (source->nknown == 0 && aud_frame_slot->number == 0)
+		source->shared = aud_kafka_stats_partition(source->number, -1);
+	for (int i = 0; i < source->npartitions; i++)
+		source->partitions[i].shared = aud_kafka_stats_partition(source->number, source->partitions[i].partition);
+}
+
+/* Takes over a new configuration. */
 static void
 take_over(AudSetup *new)
 {
 	aud_consumer_drop_received();
 	for (int i = 0; i < new->nconnections; i++)
 		for (int j = 0; j < aud_consumer_setup.nconnections; j++)
-		{
-			AudConnection *fresh = &new->connections[i];
-			AudConnection *old = &aud_consumer_setup.connections[j];
-			char		error[AUD_KAFKA_ERROR];
-
-			if (strcmp(fresh->cluster->name, old->cluster->name) != 0 || old->client == NULL ||
-				aud_kafka_same_cluster(fresh->cluster, old->cluster))
-				continue;
-			fresh->client = aud_consumer_open_client(fresh->cluster, error);
-			if (fresh->client != NULL)
-				continue;
-			ereport(LOG, (errmsg("new options of Kafka cluster \"%s\" cannot be used: %s", fresh->cluster->name, error),
-						  errhidestmt(true)));
-			for (int k = 0; k < new->nsources; k++)
-				if (new->sources[k].cluster == i)
-					aud_kafka_stats_error(false, new->sources[k].number, -1, 0, error);
-			fresh->cluster = aud_kafka_copy_cluster(old->cluster, new->mcxt);
-		}
+			if (strcmp(new->connections[i].cluster->name, aud_consumer_setup.connections[j].cluster->name) == 0)
+				compare_connection(&new->connections[i], &aud_consumer_setup.connections[j], new);
 	for (int j = 0; j < aud_consumer_setup.nconnections; j++)
 		aud_consumer_close(&aud_consumer_setup.connections[j]);
 	if (aud_consumer_setup.mcxt != NULL)
@@ -186,9 +214,7 @@ take_over(AudSetup *new)
 	aud_consumer_setup = *new;
 	aud_kafka_stats_leave(0, (Datum) 0);
 	for (int i = 0; i < aud_consumer_setup.nsources; i++)
-		for (int j = 0; j < aud_consumer_setup.sources[i].npartitions; j++)
-			aud_consumer_setup.sources[i].partitions[j].shared =
-				aud_kafka_stats_partition(aud_consumer_setup.sources[i].number, aud_consumer_setup.sources[i].partitions[j].partition);
+		show_source(&aud_consumer_setup.sources[i]);
 	aud_consumer_anew = false;
 	aud_consumer_begin_asking();
 }

@@ -60,6 +60,7 @@ struct AudKafkaClient
 	int			nacked;
 	int			room;			/* in acked */
 	bool		unreachable;	/* the last call that failed did so for want of a broker */
+	char		trouble[AUD_KAFKA_ERROR];	/* what was told of the brokers since they answered last; or empty */
 	char		error[AUD_KAFKA_ERROR];
 };
 
@@ -123,6 +124,9 @@ fail(AudKafkaClient *client, rd_kafka_resp_err_t err)
 	client->unreachable = err == RD_KAFKA_RESP_ERR__TIMED_OUT || err == RD_KAFKA_RESP_ERR__TRANSPORT ||
 		err == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN || err == RD_KAFKA_RESP_ERR__RESOLVE ||
 		err == RD_KAFKA_RESP_ERR__AUTHENTICATION || err == RD_KAFKA_RESP_ERR__SSL;
+	/* that nobody answered tells less than what was told of the connection */
+	if (client->unreachable && client->trouble[0] != '\0')
+		strlcpy(client->error, client->trouble, sizeof(client->error));
 	return false;
 }
 
@@ -379,6 +383,8 @@ aud_kafka_count_partitions(AudKafkaClient *client, const char *topic, int timeou
 	}
 	if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
 		fail(client, err);
+	else
+		client->trouble[0] = '\0';
 	return count;
 }
 
@@ -611,8 +617,10 @@ take_error(AudKafkaClient *client, rd_kafka_event_t *event, AudKafkaNews *news)
 		news->failed = true;
 		return;
 	}
-	strlcpy(client->error, rd_kafka_event_error_string(event), sizeof(client->error));
-	/* others heal, and are told again where they do not */
+	/* others heal, and are told again where they do not; that all brokers are down is told behind the reason */
+	if (err != RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN || client->trouble[0] == '\0')
+		strlcpy(client->trouble, rd_kafka_event_error_string(event), sizeof(client->trouble));
+	strlcpy(client->error, client->trouble, sizeof(client->error));
 	news->disconnected = true;
 }
 

@@ -75,7 +75,8 @@ read_secret(const char *path, char **problem, MemoryContext mcxt)
 	struct stat info;
 	char	   *end;
 	int			len;
-	int			fd = OpenTransientFile(path, O_RDONLY);
+	/* not to wait for who might write into what is no file */
+	int			fd = OpenTransientFile(path, O_RDONLY | O_NONBLOCK);
 
 	if (fd < 0)
 	{
