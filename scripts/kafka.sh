@@ -279,7 +279,7 @@ make_dir() {
 	# by way of a file, as everybody can see a command's arguments
 	storage=$DIR/tmp/format
 	(umask 077 && printf '%s\n' kafka.tools.StorageTool format \
-		--cluster-id "$(openssl rand 16 | basenc --base64url | tr -d =)" --config "$DIR/server.properties" \
+		--cluster-id "$(openssl rand 16 | basenc --base64url | tr -d = | sed 's/^-/A/')" --config "$DIR/server.properties" \
 		--add-scram "\"SCRAM-SHA-256=[name=audience,password=$(<"$DIR/password")]\"" >"$storage")
 	"${JAVA[@]}" "@$storage" >"$DIR/kafka.log" 2>&1 || {
 		tail -n 20 "$DIR/kafka.log" >&2
