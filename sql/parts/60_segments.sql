@@ -167,7 +167,10 @@ BEGIN
 		PERFORM audience.segment_check_references(rules);
 		PERFORM audience.aggregates_prune();
 	END IF;
-	PERFORM audience.kafka_queue_segment(segment.id, 'updated');
+	-- what changes nothing is not told: two that tell each other would never end
+	IF new_rules OR (name, description, active) IS DISTINCT FROM (segment.name, segment.description, segment.active) THEN
+		PERFORM audience.kafka_queue_segment(segment.id, 'updated');
+	END IF;
 END
 $$ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION audience.segment_change(audience.segments, text, audience.rule, text, boolean, boolean) IS

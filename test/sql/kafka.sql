@@ -274,6 +274,12 @@ SELECT pg_temp.take_segment('k2', NULL);
 SELECT pg_temp.take_segment('x', '{"segmentId":"k3","action":"deleted"}');
 SELECT id, name, rules, active FROM audience.segments WHERE id LIKE 'k%' ORDER BY id;
 SELECT * FROM pg_temp.sent();
+-- what changes nothing is not sent on: mirrors that face each other would go on for ever
+SELECT pg_temp.take_segment(NULL, '{"action":"updated","segment":{"id":"k1","name":"K one","rules":{"field":"plan","operator":"eq","value":"z"},"active":true}}');
+SELECT audience.segment_update('k1', name => 'K one', rules => 'plan = ''z''', active => true);
+SELECT * FROM pg_temp.sent();
+SELECT audience.segment_update('k1', description => 'one');
+SELECT * FROM pg_temp.sent();
 -- but what is done here is, also in the same transaction
 BEGIN;
 SELECT pg_temp.take_segment('k1', '{"segmentId":"k1","action":"deleted","segment":null}');
