@@ -68,6 +68,7 @@ typedef struct AudConnection
 	AudKafkaClient *asker;		/* NULL: to be opened */
 	bool		assigned;		/* it reads what it is to read */
 	bool		answered;		/* brokers have answered, and have not gone since */
+	bool		away;			/* nobody answered when they were asked last */
 } AudConnection;
 
 /* What the configuration was read into, and stands in until it changes. */

@@ -31,7 +31,17 @@
 /* how long a partition may be silent although there should be something */
 #define STALL_MS		60000
 
+/* how long to wait for brokers that did not answer the last time: they must not hold up what others have */
+#define AWAY_MS			100
+
 static TimestampTz asked_at = DT_NOBEGIN;
+
+/* How long brokers have to answer. */
+static int
+patience(const AudConnection *connection)
+{
+	return connection->away ? AWAY_MS : AUD_KAFKA_PATIENCE_MS;
+}
 
 /* Has brokers be asked soon, whenever they were last. */
 void
@@ -127,7 +137,7 @@ aud_consumer_close(AudConnection *connection)
 	if (connection->asker != NULL)
 		aud_kafka_close(connection->asker);
 	connection->client = connection->asker = NULL;
-	connection->assigned = connection->answered = false;
+	connection->assigned = connection->answered = connection->away = false;
 }
 
 /*
@@ -198,8 +208,8 @@ find_partitions(AudConnection *connection, AudSource *source)
 	Found		found = {.source = source, .cluster_id = id};
 
 	/* in this order: to wait for the id asks nobody, it comes with the answer about the topic */
-	n = aud_kafka_count_partitions(connection->asker, source->topic, AUD_KAFKA_PATIENCE_MS);
-	if (n == 0 || !aud_kafka_cluster_id(connection->asker, AUD_KAFKA_PATIENCE_MS, id, sizeof(id)))
+	n = aud_kafka_count_partitions(connection->asker, source->topic, patience(connection));
+	if (n == 0 || !aud_kafka_cluster_id(connection->asker, patience(connection), id, sizeof(id)))
 	{
 		aud_consumer_report(source, -1, aud_kafka_error(connection->asker));
 		return false;
@@ -269,7 +279,7 @@ find_starts(AudConnection *connection, AudSource *source)
 
 		if (partition->next >= 0)
 			continue;
-		if (!aud_kafka_find_offsets(connection->asker, &place, 1, AUD_KAFKA_PATIENCE_MS))
+		if (!aud_kafka_find_offsets(connection->asker, &place, 1, patience(connection)))
 		{
 			aud_consumer_report(source, partition->partition, aud_kafka_error(connection->asker));
 			return false;
@@ -304,7 +314,7 @@ assign(AudConnection *connection)
 			continue;
 		/* it finds out by itself who has the partitions, but only after a second */
 		if (source->npartitions > 0 &&
-			aud_kafka_count_partitions(connection->client, source->topic, AUD_KAFKA_PATIENCE_MS) == 0 &&
+			aud_kafka_count_partitions(connection->client, source->topic, patience(connection)) == 0 &&
 			aud_kafka_is_unreachable(connection->client))
 		{
 			aud_consumer_report_all(connection, aud_kafka_error(connection->client));
@@ -343,7 +353,7 @@ ask_high(AudConnection *connection, AudSource *source)
 		places[i].offset = AUD_KAFKA_END;
 	}
 	if (source->npartitions > 0 &&
-		!aud_kafka_find_offsets(connection->asker, places, source->npartitions, AUD_KAFKA_PATIENCE_MS))
+		!aud_kafka_find_offsets(connection->asker, places, source->npartitions, patience(connection)))
 	{
 		aud_consumer_report(source, -1, aud_kafka_error(connection->asker));
 		return false;
@@ -430,12 +440,14 @@ see_to_connection(AudConnection *connection)
 		{
 			aud_consumer_report_all(connection, aud_kafka_error(connection->asker));
 			connection->answered = false;
+			connection->away = true;
 			return false;
 		}
 	}
 	if (!connection->assigned)
 		assign(connection);
 	connection->answered = good;
+	connection->away = false;
 	return good && connection->assigned;
 }
 
@@ -456,7 +468,7 @@ aud_consumer_out_of_range(AudSource *source, AudPartition *partition)
 		return;
 	}
 	place.offset = strcmp(source->out_of_range, "latest") == 0 ? AUD_KAFKA_END : AUD_KAFKA_BEGINNING;
-	if (!aud_kafka_find_offsets(connection->asker, &place, 1, AUD_KAFKA_PATIENCE_MS))
+	if (!aud_kafka_find_offsets(connection->asker, &place, 1, patience(connection)))
 		return;
 	aud_kafka_stats_error(false, source->number, partition->partition, 0,
 						  psprintf("offset " INT64_FORMAT " is not there; going on from " INT64_FORMAT, partition->next, place.offset));

@@ -608,6 +608,7 @@ static void
 take_error(AudKafkaClient *client, rd_kafka_event_t *event, AudKafkaNews *news)
 {
 	rd_kafka_resp_err_t err = rd_kafka_event_error(event);
+	char	   *circumstances;
 
 	if (news->failed)
 		return;
@@ -619,7 +620,13 @@ take_error(AudKafkaClient *client, rd_kafka_event_t *event, AudKafkaNews *news)
 	}
 	/* others heal, and are told again where they do not; that all brokers are down is told behind the reason */
 	if (err != RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN || client->trouble[0] == '\0')
+	{
 		strlcpy(client->trouble, rd_kafka_event_error_string(event), sizeof(client->trouble));
+		/* how long it took and how often it was is never the same twice */
+		circumstances = strstr(client->trouble, " (after ");
+		if (circumstances != NULL)
+			*circumstances = '\0';
+	}
 	strlcpy(client->error, client->trouble, sizeof(client->error));
 	news->disconnected = true;
 }

@@ -481,8 +481,12 @@ flush_wal(void)
 static void
 lose_brokers(Sink *sink)
 {
-	if (sink->shared == NULL || sink->shared->state != AUD_KAFKA_WAITING)
-		aud_kafka_stats_error(true, sink->number, -1, 0, aud_kafka_error(sink->client));
+	const char *why = aud_kafka_error(sink->client);
+
+	/* once is enough, as long as it is the same */
+	if (sink->shared == NULL || sink->shared->state != AUD_KAFKA_WAITING ||
+		strncmp(sink->shared->last_error, why, AUD_KAFKA_ERROR_TEXT - 1) != 0)
+		aud_kafka_stats_error(true, sink->number, -1, 0, why);
 	sink->connected = false;
 	set_state(sink, AUD_KAFKA_WAITING);
 }

@@ -249,6 +249,10 @@ wait_place('breaker', 705, 'one that may take any number of bad ones reads all')
 is(sql("SELECT count(*) FROM audience.kafka_dead_letters WHERE topic = 'breaker'"), 240, 'the bad ones are dead letters');
 is(count('breaker'), 5 + 60 + 400, 'the good ones events, once each');
 
+# partitions that come later are found, and begin with their first message
+$kafka->add_partitions('times', 3);
+$kafka->produce('times', { partition => 2, value => event('times', 'later') });
+
 #
 # trouble that is no message's fault
 #
@@ -421,6 +425,9 @@ wait_place('paid', ($kafka->watermarks('paid'))[0][1], 'transactions: the offset
 is(events('paid'), 'commit 1 commit 2 commit 3', 'what was aborted is not stored');
 wait_sql('and nothing waits', stat_sql('paid', 'lag, state, dead_letters'), '0|running|0');
 
+wait_sql('new partitions have been found', "SELECT string_agg(next_offset::text, ' ' ORDER BY partition) FROM audience.stat_kafka_source WHERE source = 'times'", '6 0 1');
+is(events('times'), '0 1 2 3 4 5 later', 'with what is in them');
+
 #
 # segments
 #
@@ -454,7 +461,7 @@ my @out = map { join ' ', $_->{key}, $_->{value} =~ /"action" : "(\w+)"/ } $kafk
 is_deeply([ sort @out ], [ 'd1 created', 'd2 created', 'd2 updated', 'd5 created', 'd5 deleted', 'd6 created' ], 'what was taken from one topic is sent on to another');
 my @back = $kafka->consume('defs');
 is(join(' ', sort map { $_->{key} } @back[ @definitions .. $#back ]), 'd2 d6', 'and not back');
-# which is read once more from there, and changes nothing
+# it is read once more from there, and changes nothing
 wait_place('defs', @definitions + 2, 'what was sent is read');
 is(defined_as('d6'), 'd6 Here false', 'and changes nothing');
 is(sql("SELECT version FROM audience.segments WHERE id = 'd6'"), 1, 'at all');
@@ -485,5 +492,5 @@ is(count('wrong'), 100, 'then all of it is');
 
 verify_empty($node);
 replay_ok($node);
-unlike(slurp_file($node->logfile), qr/PANIC|FATAL|terminated by signal/, 'nothing crashed');
+unlike(slurp_file($node->logfile), qr/PANIC|\[\d+\] FATAL|terminated by signal/, 'nothing crashed');
 done_testing();
