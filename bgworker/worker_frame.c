@@ -49,6 +49,7 @@
 #include "postmaster/interrupt.h"
 #include "storage/condition_variable.h"
 #include "storage/ipc.h"
+#include "storage/lmgr.h"
 #include "storage/lwlock.h"
 #include "storage/sinval.h"
 #include "tcop/tcopprot.h"
@@ -213,25 +214,51 @@ aud_frame_begin(AudWorkerKind kind, Datum main_arg)
 	SetConfigOption("application_name", MyBgworkerEntry->bgw_type, PGC_USERSET, PGC_S_OVERRIDE);
 }
 
-/* The extension's owner; InvalidOid: it is not there.  In a transaction. */
+/* The extension, and in *owner whose it is; InvalidOid: it is not there.  In a transaction. */
 static Oid
-find_owner(void)
+find_extension(Oid *owner)
 {
 	Relation	extensions = table_open(ExtensionRelationId, AccessShareLock);
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
-	Oid			owner = InvalidOid;
+	Oid			extension = InvalidOid;
 
 	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber, F_NAMEEQ,
 				CStringGetDatum(EXTENSION_NAME));
 	scan = systable_beginscan(extensions, ExtensionNameIndexId, true, NULL, 1, &key);
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
-		owner = ((Form_pg_extension) GETSTRUCT(tuple))->extowner;
+	{
+		extension = ((Form_pg_extension) GETSTRUCT(tuple))->oid;
+		*owner = ((Form_pg_extension) GETSTRUCT(tuple))->extowner;
+	}
 	systable_endscan(scan);
 	table_close(extensions, AccessShareLock);
-	return owner;
+	return extension;
+}
+
+/*
+ * The extension's owner; InvalidOid: it is not there.  Locks it until the
+ * transaction ends, before any of its tables: DROP EXTENSION, which locks it
+ * first as well, waits for us, or we for it, and neither deadlocks over tables.
+ */
+static Oid
+hold_extension(void)
+{
+	Oid			owner = InvalidOid;
+	Oid			extension = find_extension(&owner);
+
+	while (OidIsValid(extension))
+	{
+		Oid			held = extension;
+
+		LockDatabaseObject(ExtensionRelationId, held, 0, AccessShareLock);
+		extension = find_extension(&owner);
+		if (extension == held)
+			return owner;
+	}
+	return InvalidOid;
 }
 
 /* The extension is there: what has been a look becomes a worker that stays. */
@@ -280,7 +307,7 @@ begin_transaction(const char *name, bool sql)
 static bool
 begin_sql(void)
 {
-	Oid			owner = find_owner();
+	Oid			owner = hold_extension();
 
 	if (!OidIsValid(owner))
 	{
