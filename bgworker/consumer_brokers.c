@@ -34,7 +34,8 @@
 /* how long to wait for brokers that did not answer the last time: they must not hold up what others have */
 #define AWAY_MS			100
 
-static TimestampTz asked_at = DT_NOBEGIN;
+/* when brokers were asked last; 0, which is long ago: not yet (no difference to DT_NOBEGIN can be taken) */
+static TimestampTz asked_at = 0;
 
 /* How long brokers have to answer. */
 static int
@@ -47,7 +48,7 @@ patience(const AudConnection *connection)
 void
 aud_consumer_begin_asking(void)
 {
-	asked_at = DT_NOBEGIN;
+	asked_at = 0;
 }
 
 /* Sets the state of all partitions of a source. */
@@ -481,7 +482,7 @@ bool
 aud_consumer_see_to_brokers(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	bool		due = asked_at == DT_NOBEGIN || TimestampDifferenceExceeds(asked_at, now, ASK_MS);
+	bool		due = TimestampDifferenceExceeds(asked_at, now, ASK_MS);
 	bool		good = true;
 
 	for (int i = 0; i < aud_consumer_setup.nconnections; i++)

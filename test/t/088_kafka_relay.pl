@@ -65,6 +65,11 @@ foreach my $n (2 .. 6)
 }
 is($node->safe_psql('postgres', 'SELECT at, message FROM audience.stat_kafka_errors'), '', 'no broker was waited for');
 
+# partitions that are added are found, though nothing else happens
+$kafka->add_partitions('in', 3);
+$kafka->produce('in', { key => 'u', partition => 2, value => '{"userId":"viewer","eventId":"7","eventType":"view"}' });
+wait_for($node, 'a message of a new partition', 'SELECT count(*) FROM audience.events', is => 7);
+
 # nor is one waited for longer than it is away, should nothing come of it
 $kafka->kill;
 wait_for($node, 'the broker is away', 'SELECT DISTINCT state FROM audience.stat_kafka_source', is => 'waiting for broker');
