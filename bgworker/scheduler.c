@@ -35,12 +35,12 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/ipc.h"
-#include "utils/backend_status.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/timestamp.h"
 
+#include "compat.h"
 #include "kafka_stats.h"
 #include "worker_frame.h"
 
@@ -122,7 +122,7 @@ restore_goes_on(void)
 	started_at = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
 	for (int i = 1; i <= pgstat_fetch_stat_numbackends(); i++)
 	{
-		PgBackendStatus *backend = &pgstat_fetch_stat_local_beentry(i)->backendStatus;
+		const PgBackendStatus *backend = aud_compat_backend(i);
 
 		if (backend->st_databaseid == MyDatabaseId &&
 			((backend->st_procpid == pid && backend->st_proc_start_timestamp == started_at) ||

@@ -23,12 +23,12 @@
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "storage/proc.h"
-#include "storage/sinvaladt.h"
 #include "utils/builtins.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "compat.h"
 #include "definitions.h"
 #include "settings.h"
 #include "stats.h"
@@ -126,7 +126,7 @@ blockers(Oid relid)
 	initStringInfo(&text);
 	for (int i = 0; i < n; i++)
 	{
-		PGPROC	   *proc = BackendIdGetProc(holders[i].backendId);
+		PGPROC	   *proc = aud_compat_process_of(&holders[i]);
 
 		if (proc != NULL)
 			appendStringInfo(&text, "%s%d", text.len > 0 ? ", " : "", proc->pid);

@@ -23,6 +23,7 @@
 #include "utils/formatting.h"
 #include "utils/memutils.h"
 
+#include "compat.h"
 #include "eval.h"
 #include "eval_op.h"
 
@@ -292,7 +293,7 @@ aud_text_matches(const char *s, int len, text *pattern, bool ignore_case)
 	result = pg_regexec(regex, wide, wide_len, 0, NULL, 0, NULL, 0);
 	if (wide != local)
 		pfree(wide);
-	if (result == REG_CANCEL)
+	if (aud_compat_regex_is_cancelled(result))
 	{
 		CHECK_FOR_INTERRUPTS();
 		ereport(ERROR,

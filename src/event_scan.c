@@ -31,6 +31,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "compat.h"
 #include "definitions.h"
 #include "event_scan.h"
 #include "stats.h"
@@ -82,8 +83,8 @@ aud_event_scan_begin(bool read_only)
 	scan->index = index_open(scan->events->rd_pkindex, AccessShareLock);
 	if (!read_only)
 		refresh_snapshot(scan);
-	scan->scan = index_beginscan(scan->events, scan->index,
-								 read_only ? GetActiveSnapshot() : scan->snapshot, 2, 0);
+	scan->scan = aud_compat_index_beginscan(scan->events, scan->index,
+											read_only ? GetActiveSnapshot() : scan->snapshot, 2);
 	scan->slot = table_slot_create(scan->events, NULL);
 	scan->mcxt = CurrentMemoryContext;
 	scan->row_mcxt = AllocSetContextCreate(CurrentMemoryContext, "audience event",

@@ -36,6 +36,7 @@
 #include "utils/numeric.h"
 #include "utils/timestamp.h"
 
+#include "compat.h"
 #include "eval.h"
 #include "settings.h"
 #include "stats.h"
@@ -88,7 +89,7 @@ location(const Events *events, const char *key)
 	return key ? psprintf("/%s", key) : "the root";
 }
 
-static void refuse(const Events *events, const char *key, const char *problem) pg_attribute_noreturn();
+pg_noreturn static void refuse(const Events *events, const char *key, const char *problem);
 
 /* Refuses the event that is being read; key NULL: as a whole. */
 static void

@@ -36,6 +36,7 @@ take_apart(Numeric num, Parts *parts)
 {
 	int			weight;
 
+	parts->digits = NULL;
 	parts->ndigits = 0;
 	if (unlikely(AUD_NUMERIC_IS_SPECIAL(num)))
 	{

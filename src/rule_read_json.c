@@ -18,6 +18,7 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 
+#include "compat.h"
 #include "rule_parse.h"
 
 typedef struct Reader
@@ -178,15 +179,15 @@ next_token(Reader *reader)
 		case JSON_UNICODE_ESCAPE_FORMAT:
 			problem = "\\u must be followed by four hexadecimal digits";
 			break;
-		case JSON_UNICODE_HIGH_ESCAPE:
-			problem = "the encoding has no such character";
-			break;
 		case JSON_UNICODE_HIGH_SURROGATE:
 		case JSON_UNICODE_LOW_SURROGATE:
 			problem = "surrogates must come in pairs, high before low";
 			break;
 		default:
-			return malformed(reader, NULL);
+			if (!aud_compat_json_is_untranslatable(result))
+				return malformed(reader, NULL);
+			problem = "the encoding has no such character";
+			break;
 	}
 	if (reader->literal != NULL)
 		aud_rule_fail(reader->parse, reader->literal,
@@ -358,8 +359,7 @@ aud_json_read(AudParse *parse, const char *text, int len, const AudJson *literal
 	AudJson    *root;
 
 	reader.parse = parse;
-	reader.lex = makeJsonLexContextCstringLen(unconstify(char *, text), len,
-											  GetDatabaseEncoding(), true);
+	reader.lex = aud_compat_json_lexer(text, len);
 	reader.text = text;
 	reader.len = len;
 	reader.literal = literal;

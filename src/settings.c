@@ -16,6 +16,7 @@
 #include "fmgr.h"
 #include "utils/guc.h"
 
+#include "compat.h"
 #include "eval.h"
 #include "settings.h"
 #include "stats.h"
@@ -50,12 +51,12 @@ check_now(char **newval, void **extra, GucSource source)
 
 	if (*newval == NULL || **newval == '\0')
 		return true;
-	parsed = (TimestampTz *) malloc(sizeof(TimestampTz));
+	parsed = (TimestampTz *) aud_compat_guc_malloc(sizeof(TimestampTz));
 	if (parsed == NULL)
 		return false;
 	if (!aud_timestamp_parse(*newval, strlen(*newval), parsed))
 	{
-		free(parsed);
+		aud_compat_guc_free(parsed);
 		GUC_check_errdetail("The value must be a timestamp such as \"2026-11-20T09:38:00Z\".");
 		return false;
 	}

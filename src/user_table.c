@@ -45,7 +45,6 @@
 #include "executor/executor.h"
 #include "executor/nodeModifyTable.h"
 #include "miscadmin.h"
-#include "nodes/makefuncs.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
@@ -54,6 +53,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "compat.h"
 #include "definitions.h"
 #include "store.h"
 #include "stats.h"
@@ -166,12 +166,12 @@ aud_user_table_open(AudUserTableName name)
 	table->nblocks = InvalidBlockNumber;
 	table->cid = GetCurrentCommandId(true);
 	table->places = &all_places[name];
-	if (table->places->filenode != table->rel->rd_node.relNode)
+	if (table->places->filenode != aud_compat_file_of(table->rel))
 	{
 		/* the table has been rewritten, or the extension made anew */
 		for (uint32 i = 0; i < table->places->nplaces; i++)
 			ItemPointerSetInvalid(&table->places->places[i].tid);
-		table->places->filenode = table->rel->rd_node.relNode;
+		table->places->filenode = aud_compat_file_of(table->rel);
 	}
 	refresh_snapshot(table);
 	table->found = table_slot_create(table->rel, NULL);
@@ -304,7 +304,7 @@ next_unpruned(AudUserTable *table)
 }
 
 /* Refuses a table whose primary key somebody has dropped. */
-static void pg_attribute_noreturn()
+pg_noreturn static void
 refuse_without_key(AudUserTable *table)
 {
 	ereport(ERROR,
@@ -324,7 +324,7 @@ find_by_index(AudUserTable *table)
 		if (!OidIsValid(table->rel->rd_pkindex))
 			refuse_without_key(table);
 		table->index = index_open(table->rel->rd_pkindex, RowExclusiveLock);
-		table->scan = index_beginscan(table->rel, table->index, table->snapshot, 1, 0);
+		table->scan = aud_compat_index_beginscan(table->rel, table->index, table->snapshot, 1);
 	}
 	ScanKeyEntryInitialize(&key, 0, 1, BTEqualStrategyNumber, TEXTOID, C_COLLATION_OID,
 						   F_TEXTEQ, PointerGetDatum(table->user_id));
@@ -336,7 +336,7 @@ find_by_index(AudUserTable *table)
 }
 
 /* Refuses to write what a trigger on the table has written meanwhile. */
-static void pg_attribute_noreturn()
+pg_noreturn static void
 refuse_result(AudUserTable *table, TM_Result result)
 {
 	if (result == TM_SelfModified || result == TM_Invisible)
@@ -471,22 +471,17 @@ static void
 begin_writing(AudUserTable *table)
 {
 	MemoryContext old;
-	RangeTblEntry *rte;
+	Bitmapset  *columns;
 
 	if (table->estate != NULL)
 		return;
 	old = MemoryContextSwitchTo(table->mcxt);
 	CheckCmdReplicaIdentity(table->rel, CMD_UPDATE);
 	table->estate = CreateExecutorState();
-	rte = makeNode(RangeTblEntry);
-	rte->rtekind = RTE_RELATION;
-	rte->relid = RelationGetRelid(table->rel);
-	rte->relkind = table->rel->rd_rel->relkind;
-	rte->rellockmode = RowExclusiveLock;
-	/* all columns but the id are */
-	rte->updatedCols = bms_add_range(NULL, 2 - FirstLowInvalidHeapAttributeNumber,
-									 RelationGetNumberOfAttributes(table->rel) - FirstLowInvalidHeapAttributeNumber);
-	ExecInitRangeTable(table->estate, list_make1(rte));
+	/* all columns but the id are updated */
+	columns = bms_add_range(NULL, 2 - FirstLowInvalidHeapAttributeNumber,
+							RelationGetNumberOfAttributes(table->rel) - FirstLowInvalidHeapAttributeNumber);
+	aud_compat_init_range_table(table->estate, table->rel, RowExclusiveLock, columns);
 	table->estate->es_output_cid = table->cid;
 	table->estate->es_snapshot = table->snapshot;
 	table->result = makeNode(ResultRelInfo);
@@ -523,13 +518,16 @@ make_room(AudUserTable *table, Size len)
 	ReleaseBuffer(buffer);
 }
 
-/* Enters a row into the indexes; *conflict as ExecInsertIndexTuples sets it. */
+/*
+ * Enters a row into the indexes, after an update into those that have to hear of
+ * it; *conflict as ExecInsertIndexTuples sets it.
+ */
 static List *
-insert_index_entries(AudUserTable *table, TupleTableSlot *slot, bool update, bool *conflict,
-					 List *arbiters)
+insert_index_entries(AudUserTable *table, TupleTableSlot *slot, bool update, AudIndexNews news,
+					 bool *conflict, List *arbiters)
 {
-	List	   *recheck = ExecInsertIndexTuples(table->result, slot, table->estate,
-												update, conflict != NULL, conflict, arbiters);
+	List	   *recheck = aud_compat_insert_index_tuples(table->result, slot, table->estate, update,
+														 news, conflict, arbiters);
 
 	ResetPerTupleExprContext(table->estate);
 	return recheck;
@@ -552,7 +550,7 @@ update_by_executor(AudUserTable *table)
 {
 	EPQState	epq;
 
-	EvalPlanQualInit(&epq, table->estate, NULL, NIL, -1);
+	aud_compat_init_recheck(&epq, table->estate);
 	ExecSimpleRelationUpdate(table->result, table->estate, &epq, table->found, table->written);
 	EvalPlanQualEnd(&epq);
 	ResetPerTupleExprContext(table->estate);
@@ -569,9 +567,7 @@ aud_user_table_update(AudUserTable *table)
 	MemoryContext old = MemoryContextSwitchTo(table->mcxt);
 	ItemPointerData tid = table->found->tts_tid;
 	HeapTuple	tuple;
-	TM_FailureData failure;
-	LockTupleMode mode;
-	bool		to_indexes;
+	AudIndexNews news;
 	TM_Result	result = TM_Ok;
 
 	begin_writing(table);
@@ -581,10 +577,10 @@ aud_user_table_update(AudUserTable *table)
 	else
 	{
 		make_room(table, tuple->t_len);
-		result = table_tuple_update(table->rel, &tid, table->written, table->cid, table->snapshot,
-									InvalidSnapshot, true, &failure, &mode, &to_indexes);
-		if (result == TM_Ok && to_indexes)
-			list_free(insert_index_entries(table, table->written, true, NULL, NIL));
+		result = aud_compat_tuple_update(table->rel, &tid, table->written, table->cid,
+										 table->snapshot, &news);
+		if (result == TM_Ok && news != AUD_NO_INDEX)
+			list_free(insert_index_entries(table, table->written, true, news, NULL, NIL));
 	}
 	if (result == TM_Ok)
 		remember_place(table, &table->written->tts_tid);
@@ -610,7 +606,7 @@ aud_user_table_delete(AudUserTable *table)
 		simple_table_tuple_delete(table->rel, &table->found->tts_tid, table->snapshot);
 	else
 	{
-		EvalPlanQualInit(&epq, table->estate, NULL, NIL, -1);
+		aud_compat_init_recheck(&epq, table->estate);
 		ExecSimpleRelationDelete(table->result, table->estate, &epq, table->found);
 		EvalPlanQualEnd(&epq);
 		ResetPerTupleExprContext(table->estate);
@@ -665,15 +661,15 @@ aud_user_table_insert(AudUserTable *table)
 		bool		conflict = false;
 
 		CHECK_FOR_INTERRUPTS();
-		if (!ExecCheckIndexConstraints(table->result, table->written, table->estate,
-									   &other, arbiters))
+		if (!aud_compat_no_conflict(table->result, table->written, table->estate,
+									&other, arbiters))
 		{
 			refuse_if_snapshot_is_fixed();
 			break;
 		}
 		token = SpeculativeInsertionLockAcquire(GetCurrentTransactionId());
 		table_tuple_insert_speculative(table->rel, table->written, table->cid, 0, NULL, token);
-		recheck = insert_index_entries(table, table->written, false, &conflict, arbiters);
+		recheck = insert_index_entries(table, table->written, false, AUD_ALL_INDEXES, &conflict, arbiters);
 		table_tuple_complete_speculative(table->rel, table->written, token, !conflict);
 		SpeculativeInsertionLockRelease(GetCurrentTransactionId());
 		inserted = !conflict;
@@ -700,7 +696,7 @@ insert_appended(AudUserTable *table)
 	table_multi_insert(table->rel, table->appended, table->nappended, table->cid, 0, NULL);
 	for (int i = 0; i < table->nappended; i++)
 	{
-		list_free(insert_index_entries(table, table->appended[i], false, NULL, NIL));
+		list_free(insert_index_entries(table, table->appended[i], false, AUD_ALL_INDEXES, NULL, NIL));
 		ExecClearTuple(table->appended[i]);
 	}
 	table->nappended = 0;

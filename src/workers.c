@@ -56,6 +56,7 @@
 #include "utils/varlena.h"
 #include "utils/wait_event.h"
 
+#include "compat.h"
 #include "kafka_stats.h"
 #include "workers.h"
 
@@ -268,7 +269,7 @@ hold_by_name(const char *name)
 {
 	Oid			database = get_database_oid(name, true);
 
-	if (OidIsValid(database) && pg_database_ownercheck(database, GetUserId()))
+	if (OidIsValid(database) && aud_compat_owns_database(database))
 		hold_database(database);
 }
 

@@ -207,9 +207,10 @@ SELECT * FROM pg_temp.work_of($$SELECT pg_temp.each_minute(100, 'one', 'login')$
 SELECT pg_temp.tick('1 day -1 minute');
 SELECT * FROM pg_temp.work_of('SELECT audience.run_due()');
 SELECT * FROM pg_temp.work_of($$INSERT INTO audience.events (user_id, event_type) SELECT 'a' || n, 'login' FROM generate_series(1, 100) n$$);
--- 101 that come in time
+-- 101 that come in time; from PostgreSQL 17 on one scan of an index finds many keys
 SELECT pg_temp.tick('1 day');
-SELECT * FROM pg_temp.work_of('SELECT audience.run_due()');
+SELECT * FROM pg_temp.work_of('SELECT audience.run_due()') WHERE counter <> 'profiles_pkey: index scans';
+SELECT pg_temp.last_work('profiles_pkey: index scans') BETWEEN 1 AND 101;
 -- nobody is left
 SELECT * FROM pg_temp.work_of('SELECT audience.run_due()');
 
