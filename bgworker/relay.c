@@ -8,55 +8,28 @@
  * producer, and deletes a row when the brokers have all of its messages.  So a
  * message is sent at least once, and nothing of a transaction that failed ever;
  * one is sent twice only if the relay, the server or the connection breaks down
- * in between, and then with the same audience-event-id.  What becomes visible
- * is first made durable (synchronous_commit may be off): else a crash could
- * take back what the world has been told.  No transaction is open while brokers
- * are waited for.
- *
- * Order.  Ids of rows rise within a key, since they are taken while the user is
- * locked.  They do not say when a row is committed: of two users the later id
- * may be seen first, and a row may appear below others that have long been
- * sent.  Each look therefore starts from "low", below which no row can appear
- * any more, and takes what it finds in order; rows that are on their way
- * already are in a hash table and left out.  "low" moves to a mark, an id that
- * was behind all rows seen at some time, when all transactions of that time
- * have ended: those that had an xid, as whoever takes an id of a row has one
- * before.  Starting from the last id seen would lose late ones, or send them
- * after their successors.
+ * in between, and then with the same audience-event-id.  No transaction is open
+ * while brokers are waited for.
  *
  * Each sink has a producer of its own, so that none holds up another, nor one
  * that has no room: what was read for it waits until it has.  Where a producer
- * gives a message up, or fails, it is closed, its rows are forgotten,
- * and another begins from "low" again.
+ * gives a message up, or fails, it is closed, its rows are forgotten, and
+ * another begins anew.  Which rows are to be sent, and in which order:
+ * relay_outbox.c.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "access/transam.h"
-#include "access/xlog.h"
-#include "access/xlog_internal.h"
-#include "catalog/pg_type_d.h"
 #include "executor/spi.h"
 #include "fmgr.h"
-#include "mb/pg_wchar.h"
-#include "miscadmin.h"
 #include "storage/ipc.h"
-#include "utils/array.h"
-#include "utils/builtins.h"
-#include "utils/hsearch.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
-#include "utils/wait_event.h"
 
-#include "kafka_config.h"
-#include "kafka_stats.h"
+#include "relay.h"
 #include "worker_frame.h"
 
-/* rows that are read at a time, and messages that may be on their way */
-#define ROWS_AT_ONCE	5000
-#define MESSAGES_MAX	50000
 /* until a look at reports, should nothing wake us, and until another look for brokers */
 #define LOOK_MS			1000
 /* how long brokers have to answer that look */
@@ -64,73 +37,25 @@
 
 extern PGDLLEXPORT void aud_relay_main(Datum main_arg);
 
-/* A row of the outbox on its way. */
-typedef struct Row
-{
-	int64		id;				/* key */
-	int			waiting;		/* messages that are not acknowledged */
-	bool		sent;			/* all of its messages have been given to the producer */
-} Row;
-
-typedef struct Reading Reading;
-
-typedef struct Sink
-{
-	MemoryContext mcxt;			/* of all of it */
-	int			number;
-	char	   *topic;
-	AudKafkaCluster *cluster;
-	AudKafkaClient *client;		/* NULL: to be opened, not before "not_before" */
-	TimestampTz not_before;
-	int			failures;		/* in a row */
-	bool		connected;		/* brokers have answered, and have not gone since */
-	TimestampTz asked_at;		/* when we looked for them last */
-	HTAB	   *rows;			/* on their way */
-	int			ndone;			/* of these are acknowledged, and can be deleted */
-	int			waiting;		/* messages that are not acknowledged */
-	Reading    *reading;		/* what is being given to the producer; NULL: nothing */
-	int64		low;			/* no row below this will appear */
-	int64		mark;			/* when all of mark_xmax have ended, low may be this; 0: none */
-	TransactionId mark_xmax;
-	bool		resending;		/* what is read next was sent before, maybe */
-	AudKafkaSink *shared;		/* NULL: no room */
-} Sink;
-
-/* What a look at the outbox is about, what it finds, and how much of that the producer has. */
-struct Reading
-{
-	Sink	   *sink;
-	int64	   *ids;			/* that are new */
-	int			nids;
-	int			nmessages;
-	int			nsent;			/* so many of them the producer has */
-	int64	   *tags;			/* of each message: the row's id */
-	char	  **keys;
-	char	  **event_ids;
-	char	  **messages;
-	MemoryContext mcxt;			/* of all this */
-};
-
 /* what the configuration was read into */
 typedef struct Setup
 {
 	MemoryContext mcxt;
 	char	   *installation;	/* NULL: nothing may be sent from here */
-	Sink	  **sinks;
+	AudSink	  **sinks;
 	int			nsinks;
 } Setup;
 
 static AudJob jobs[2];
 static Setup setup = {0};
-static Sink *beginning = NULL;	/* whose rows are just being put among those on their way */
 
 /* Reads a sink, in a context of its own. */
-static Sink *
+static AudSink *
 read_sink(const Setup *new, int number, const char *topic, const char *cluster)
 {
 	MemoryContext mcxt = AllocSetContextCreate(new->mcxt, "audience sink", ALLOCSET_SMALL_SIZES);
-	HASHCTL		control = {.keysize = sizeof(int64), .entrysize = sizeof(Row), .hcxt = mcxt};
-	Sink	   *sink = MemoryContextAllocZero(mcxt, sizeof(Sink));
+	HASHCTL		control = {.keysize = sizeof(int64), .entrysize = sizeof(AudOutboxRow), .hcxt = mcxt};
+	AudSink	   *sink = MemoryContextAllocZero(mcxt, sizeof(AudSink));
 
 	sink->mcxt = mcxt;
 	sink->number = number;
@@ -170,7 +95,7 @@ read_setup(void *arg)
 		topics[i] = aud_kafka_cell(i, 2, CurrentMemoryContext);
 		clusters[i] = aud_kafka_cell(i, 3, CurrentMemoryContext);
 	}
-	new->sinks = MemoryContextAllocZero(new->mcxt, (n + 1) * sizeof(Sink *));
+	new->sinks = MemoryContextAllocZero(new->mcxt, (n + 1) * sizeof(AudSink *));
 	for (int i = 0; i < n; i++)
 	{
 		new->sinks[i] = read_sink(new, numbers[i], topics[i], clusters[i]);
@@ -181,10 +106,10 @@ read_setup(void *arg)
 
 /* Forgets what is on its way: whatever becomes of it, it will be read again. */
 static void
-forget_rows(Sink *sink)
+forget_rows(AudSink *sink)
 {
 	HASH_SEQ_STATUS status;
-	Row		   *row;
+	AudOutboxRow		   *row;
 
 	hash_seq_init(&status, sink->rows);
 	while ((row = hash_seq_search(&status)) != NULL)
@@ -201,7 +126,7 @@ forget_rows(Sink *sink)
 
 /* Closes the producer, if there is one. */
 static void
-close_sink(Sink *sink)
+close_sink(AudSink *sink)
 {
 	if (sink->client != NULL)
 		aud_kafka_close(sink->client);
@@ -212,7 +137,7 @@ close_sink(Sink *sink)
 
 /* Sets what the statistics say of a sink. */
 static void
-set_state(Sink *sink, AudKafkaState state)
+set_state(AudSink *sink, AudKafkaState state)
 {
 	if (sink->shared == NULL || (sink->shared->state == state && sink->shared->in_flight == sink->waiting))
 		return;
@@ -224,7 +149,7 @@ set_state(Sink *sink, AudKafkaState state)
 
 /* Something is wrong with the sink: says so, and begins anew after a while. */
 static void
-fail_sink(Sink *sink, const char *error)
+fail_sink(AudSink *sink, const char *error)
 {
 	/* it may be the client's, which is closed */
 	char	   *why = pstrdup(error);
@@ -239,11 +164,11 @@ fail_sink(Sink *sink, const char *error)
 
 /* Ends with a sink that is no more, is paused, or has been read anew. */
 static void
-drop_sink(Sink *sink)
+drop_sink(AudSink *sink)
 {
 	close_sink(sink);
-	if (beginning == sink)
-		beginning = NULL;
+	if (aud_relay_beginning == sink)
+		aud_relay_beginning = NULL;
 	if (sink->shared != NULL)
 	{
 		LWLockAcquire(aud_kafka_stats->lock, LW_EXCLUSIVE);
@@ -255,7 +180,7 @@ drop_sink(Sink *sink)
 }
 
 /* Where a setup has the sink of this number; NULL: nowhere. */
-static Sink **
+static AudSink **
 find_sink(const Setup *in, int number)
 {
 	for (int i = 0; i < in->nsinks; i++)
@@ -269,7 +194,7 @@ find_sink(const Setup *in, int number)
  * used leaves the old one in force.
  */
 static bool
-is_usable(const Sink *sink)
+is_usable(const AudSink *sink)
 {
 	char		error[AUD_KAFKA_ERROR];
 	AudKafkaClient *client;
@@ -307,8 +232,8 @@ look(AudStep *step)
 		MemoryContextSetParent(new.sinks[i]->mcxt, TopMemoryContext);
 	for (int i = 0; i < new.nsinks; i++)
 	{
-		Sink	   *sink = new.sinks[i];
-		Sink	  **old = find_sink(&setup, sink->number);
+		AudSink	   *sink = new.sinks[i];
+		AudSink	  **old = find_sink(&setup, sink->number);
 
 		if (old != NULL &&
 			(aud_kafka_same_cluster(sink->cluster, (*old)->cluster) ||
@@ -332,154 +257,9 @@ look(AudStep *step)
 	aud_frame_hurry(&jobs[AUD_JOB_MOVE]);
 }
 
-/* The lowest id that is on its way; PG_INT64_MAX: none is. */
-static int64
-lowest_row(Sink *sink)
-{
-	HASH_SEQ_STATUS status;
-	Row		   *row;
-	int64		lowest = PG_INT64_MAX;
-
-	hash_seq_init(&status, sink->rows);
-	while ((row = hash_seq_search(&status)) != NULL)
-		lowest = Min(lowest, row->id);
-	return lowest;
-}
-
-/*
- * Moves "low", or sets a mark for that, after a look with the active snapshot
- * that began at "low", saw rows up to the id "last" and, if complete, all; the
- * first that is not on its way yet is "first".
- */
-static void
-move_low(Sink *sink, int64 first, int64 last, bool complete)
-{
-	Snapshot	snapshot = GetActiveSnapshot();
-
-	if (sink->mark != 0 && !TransactionIdPrecedes(snapshot->xmin, sink->mark_xmax) &&
-		(complete || last >= sink->mark))
-	{
-		sink->low = Min(Min(sink->mark, first), lowest_row(sink));
-		sink->mark = 0;
-	}
-	if (sink->mark == 0 && last > 0)
-	{
-		sink->mark = last + 1;
-		/* not the snapshot's xmax: transactions that run may be above that, and have lower ids of rows */
-		sink->mark_xmax = ReadNextTransactionId();
-	}
-}
-
-/* Finds rows that are not on their way yet. */
-static void
-find_rows(Reading *reading)
-{
-	static SPIPlanPtr plan = NULL;
-	static const Oid types[] = {INT4OID, INT8OID, INT8OID};
-	Sink	   *sink = reading->sink;
-	int64		most = hash_get_num_entries(sink->rows) + ROWS_AT_ONCE;
-	Datum		values[3];
-	int64		last = 0;
-	int			messages = sink->waiting;
-	bool		complete;
-
-	values[0] = Int32GetDatum(sink->number);
-	values[1] = Int64GetDatum(sink->low);
-	values[2] = Int64GetDatum(most);
-	if (SPI_execute_plan(aud_kafka_plan(&plan, "SELECT o.id, o.messages FROM audience.kafka_outbox o "
-										"WHERE o.sink = $1 AND o.id >= $2 ORDER BY o.id LIMIT $3",
-										lengthof(types), types),
-						 values, NULL, true, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not read table \"kafka_outbox\"");
-	reading->ids = MemoryContextAlloc(reading->mcxt, (SPI_processed + 1) * sizeof(int64));
-	complete = SPI_processed < most;
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		int64		id = aud_kafka_cell_int(i, 1, 0);
-
-		if (hash_search(sink->rows, &id, HASH_FIND, NULL) == NULL)
-		{
-			messages += aud_kafka_cell_int(i, 2, 0);
-			if (messages > MESSAGES_MAX && messages > aud_kafka_cell_int(i, 2, 0))
-			{
-				complete = false;
-				break;
-			}
-			reading->ids[reading->nids++] = id;
-		}
-		last = id;
-	}
-	move_low(sink, reading->nids > 0 ? reading->ids[0] : PG_INT64_MAX, last, complete);
-}
-
-/* A column of a row of the last query as the world has it, in UTF-8. */
-static char *
-utf8_cell(int row, int column, MemoryContext mcxt)
-{
-	char	   *text = aud_kafka_cell(row, column, mcxt);
-	char	   *result = pg_server_to_any(text, strlen(text), PG_UTF8);
-
-	return result == text ? text : MemoryContextStrdup(mcxt, result);
-}
-
-/* The body of a look at the outbox. */
-static bool
-read_outbox(void *arg)
-{
-	static SPIPlanPtr plan = NULL;
-	static const Oid types[] = {INT4OID, INT8ARRAYOID};
-	Reading    *reading = arg;
-	Datum		values[2];
-	Datum	   *ids;
-
-	find_rows(reading);
-	if (reading->nids == 0)
-		return true;
-	ids = palloc(reading->nids * sizeof(Datum));
-	for (int i = 0; i < reading->nids; i++)
-		ids[i] = Int64GetDatum(reading->ids[i]);
-	values[0] = Int32GetDatum(reading->sink->number);
-	values[1] = PointerGetDatum(construct_array(ids, reading->nids, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-	if (SPI_execute_plan(aud_kafka_plan(&plan, "SELECT m.id, m.key, m.event_id, m.message "
-										"FROM audience.kafka_outbox_messages($1, $2) m",
-										lengthof(types), types),
-						 values, NULL, true, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not read messages from table \"kafka_outbox\"");
-	reading->nmessages = SPI_processed;
-	reading->tags = MemoryContextAlloc(reading->mcxt, (SPI_processed + 1) * sizeof(int64));
-	reading->keys = MemoryContextAlloc(reading->mcxt, (SPI_processed + 1) * sizeof(char *));
-	reading->event_ids = MemoryContextAlloc(reading->mcxt, (SPI_processed + 1) * sizeof(char *));
-	reading->messages = MemoryContextAlloc(reading->mcxt, (SPI_processed + 1) * sizeof(char *));
-	for (int i = 0; i < reading->nmessages; i++)
-	{
-		reading->tags[i] = aud_kafka_cell_int(i, 1, 0);
-		/* here, as it takes a transaction */
-		reading->keys[i] = utf8_cell(i, 2, reading->mcxt);
-		reading->event_ids[i] = aud_kafka_cell(i, 3, reading->mcxt);
-		reading->messages[i] = utf8_cell(i, 4, reading->mcxt);
-	}
-	return true;
-}
-
-/*
- * Makes all that can be seen durable.  An insert position right behind a page's
- * header means that the page is not there yet.
- */
-static void
-flush_wal(void)
-{
-	XLogRecPtr	end = GetXLogInsertRecPtr();
-
-	if (XLogSegmentOffset(end, wal_segment_size) == SizeOfXLogLongPHD)
-		end -= SizeOfXLogLongPHD;
-	else if (end % XLOG_BLCKSZ == SizeOfXLogShortPHD)
-		end -= SizeOfXLogShortPHD;
-	XLogFlush(end);
-}
-
 /* The brokers cannot be reached, or do not have the topic: aud_kafka_error says. */
 static void
-lose_brokers(Sink *sink)
+lose_brokers(AudSink *sink)
 {
 	const char *why = aud_kafka_error(sink->client);
 
@@ -493,7 +273,7 @@ lose_brokers(Sink *sink)
 
 /* Where it is not known that brokers are there, asks them, every now and then. */
 static void
-find_brokers(Sink *sink)
+find_brokers(AudSink *sink)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
@@ -511,14 +291,14 @@ find_brokers(Sink *sink)
 
 /* Takes what the producer has to say, but for what that changes in tables; false: the sink has failed. */
 static bool
-take_news(Sink *sink)
+take_news(AudSink *sink)
 {
 	AudKafkaNews news;
 
 	aud_kafka_serve(sink->client, &news);
 	for (int i = 0; i < news.nacked; i++)
 	{
-		Row		   *row = hash_search(sink->rows, &news.acked[i], HASH_FIND, NULL);
+		AudOutboxRow		   *row = hash_search(sink->rows, &news.acked[i], HASH_FIND, NULL);
 
 		if (row == NULL || row->waiting == 0)
 			continue;
@@ -551,9 +331,9 @@ take_news(Sink *sink)
 
 /* Nothing more of a row is to be sent. */
 static void
-finish_row(Sink *sink, int64 id)
+finish_row(AudSink *sink, int64 id)
 {
-	Row		   *row = hash_search(sink->rows, &id, HASH_FIND, NULL);
+	AudOutboxRow		   *row = hash_search(sink->rows, &id, HASH_FIND, NULL);
 
 	/* it may have come so far before, and be gone */
 	if (row == NULL || row->sent)
@@ -565,7 +345,7 @@ finish_row(Sink *sink, int64 id)
 
 /* Gives message n of a reading to the producer; how that went. */
 static AudKafkaSent
-send_message(Reading *reading, int n)
+send_message(AudReading *reading, int n)
 {
 	char		event_id[128];
 	AudKafkaHeader header = {.name = "audience-event-id", .value = event_id};
@@ -585,15 +365,15 @@ send_message(Reading *reading, int n)
  * other sinks nor the configuration wait for it.  False: the sink has failed.
  */
 static bool
-send_messages(Sink *sink)
+send_messages(AudSink *sink)
 {
-	Reading    *reading = sink->reading;
+	AudReading    *reading = sink->reading;
 	int			before = reading->nsent;
 
 	while (reading->nsent < reading->nmessages)
 	{
 		int64		id = reading->tags[reading->nsent];
-		Row		   *row;
+		AudOutboxRow		   *row;
 		AudKafkaSent result = send_message(reading, reading->nsent);
 
 		if (result == AUD_KAFKA_REFUSED)
@@ -622,54 +402,17 @@ send_messages(Sink *sink)
 	return true;
 }
 
-/* Puts the rows of a reading among those on their way. */
-static void
-add_rows(const Reading *reading)
-{
-	for (int i = 0; i < reading->nids; i++)
-	{
-		Row		   *row = hash_search(reading->sink->rows, &reading->ids[i], HASH_ENTER, NULL);
-
-		row->waiting = 0;
-		row->sent = false;
-	}
-}
-
-/* Reads what is new in the outbox, as the sink's reading; false: there is nothing. */
-static bool
-read_new(Sink *sink)
-{
-	MemoryContext mcxt = AllocSetContextCreate(CurrentMemoryContext, "audience outbox reading", ALLOCSET_DEFAULT_SIZES);
-	Reading    *reading = MemoryContextAllocZero(mcxt, sizeof(Reading));
-
-	reading->sink = sink;
-	reading->mcxt = mcxt;
-	if (!aud_frame_transaction("reading the outbox", read_outbox, reading) || reading->nids == 0)
-	{
-		MemoryContextDelete(mcxt);
-		return false;
-	}
-	flush_wal();
-	/* should anything be thrown, the next step begins anew */
-	beginning = sink;
-	add_rows(reading);
-	MemoryContextSetParent(mcxt, sink->mcxt);
-	sink->reading = reading;
-	beginning = NULL;
-	return true;
-}
-
 /*
  * Sends what was read and had no room, or else what is new in the outbox; true
  * if there may be more at once.
  */
 static bool
-send_new(Sink *sink)
+send_new(AudSink *sink)
 {
-	Reading    *reading;
+	AudReading    *reading;
 	bool		more;
 
-	if (sink->reading == NULL && (sink->waiting > MESSAGES_MAX / 2 || !read_new(sink)))
+	if (sink->reading == NULL && (sink->waiting > AUD_RELAY_MESSAGES / 2 || !aud_relay_read(sink)))
 		return false;
 	reading = sink->reading;
 	if (!send_messages(sink) || reading->nsent < reading->nmessages)
@@ -677,69 +420,16 @@ send_new(Sink *sink)
 	/* rows that came to no message, too */
 	for (int i = 0; i < reading->nids; i++)
 		finish_row(sink, reading->ids[i]);
-	more = reading->nids >= ROWS_AT_ONCE;
+	more = reading->nids >= AUD_RELAY_ROWS;
 	sink->resending = false;
 	sink->reading = NULL;
 	MemoryContextDelete(reading->mcxt);
 	return more;
 }
 
-/* Rows to be deleted. */
-typedef struct Done
-{
-	Sink	   *sink;
-	Datum	   *ids;
-	int			nids;
-} Done;
-
-/* The body of crossing rows off. */
-static bool
-delete_rows(void *arg)
-{
-	static SPIPlanPtr plan = NULL;
-	static const Oid types[] = {INT4OID, INT8ARRAYOID};
-	Done	   *done = arg;
-	Datum		values[2];
-
-	values[0] = Int32GetDatum(done->sink->number);
-	values[1] = PointerGetDatum(construct_array(done->ids, done->nids, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-	if (SPI_execute_plan(aud_kafka_plan(&plan, "DELETE FROM audience.kafka_outbox o WHERE o.sink = $1 AND o.id = ANY ($2)",
-										lengthof(types), types),
-						 values, NULL, false, 0) != SPI_OK_DELETE)
-		elog(ERROR, "could not delete from table \"kafka_outbox\"");
-	return true;
-}
-
-/* Deletes the rows all of whose messages the brokers have. */
-static void
-cross_off(Sink *sink)
-{
-	HASH_SEQ_STATUS status;
-	Row		   *row;
-	Done		done = {.sink = sink};
-
-	if (sink->ndone == 0)
-		return;
-	done.ids = palloc(sink->ndone * sizeof(Datum));
-	hash_seq_init(&status, sink->rows);
-	while ((row = hash_seq_search(&status)) != NULL)
-		if (row->sent && row->waiting == 0)
-			done.ids[done.nids++] = Int64GetDatum(row->id);
-	Assert(done.nids == sink->ndone);
-	if (!aud_frame_transaction("crossing off what was sent", delete_rows, &done))
-		return;
-	for (int i = 0; i < done.nids; i++)
-	{
-		int64		id = DatumGetInt64(done.ids[i]);
-
-		hash_search(sink->rows, &id, HASH_REMOVE, NULL);
-	}
-	sink->ndone = 0;
-}
-
 /* Opens the sink's producer; false: it cannot be, for now. */
 static bool
-open_sink(Sink *sink)
+open_sink(AudSink *sink)
 {
 	char		error[AUD_KAFKA_ERROR];
 
@@ -764,16 +454,16 @@ move(AudStep *step)
 	bool		away = false;
 
 	aud_kafka_clear_wake();
-	if (beginning != NULL)
-		close_sink(beginning);
-	beginning = NULL;
+	if (aud_relay_beginning != NULL)
+		close_sink(aud_relay_beginning);
+	aud_relay_beginning = NULL;
 	for (int i = 0; i < setup.nsinks; i++)
 	{
-		Sink	   *sink = setup.sinks[i];
+		AudSink	   *sink = setup.sinks[i];
 
 		if (open_sink(sink) && take_news(sink))
 		{
-			cross_off(sink);
+			aud_relay_cross_off(sink);
 			if (send_new(sink))
 				step->more = true;
 		}
