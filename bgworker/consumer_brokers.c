@@ -183,7 +183,7 @@ store_found(void *arg)
 	if (SPI_execute_plan(aud_kafka_plan(&insert, "INSERT INTO audience.kafka_offsets (source, partition, start) "
 										"SELECT s.number, p, CASE WHEN s.discovered THEN -2 ELSE s.start END "
 										"FROM audience.kafka_sources s, pg_catalog.generate_series(0, $2 - 1) p "
-										"WHERE s.number = $1 ON CONFLICT DO NOTHING",
+										"WHERE s.number = $1 FOR KEY SHARE OF s ON CONFLICT DO NOTHING",
 										lengthof(insert_types), insert_types),
 						 args, NULL, false, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not store partitions");

@@ -104,6 +104,12 @@ read_secret(const char *path, char **problem, MemoryContext mcxt)
 	}
 	content[len] = '\0';
 	end = strpbrk(content, "\r\n");
+	if (end == NULL && len == SECRET_MAX)
+	{
+		explicit_bzero(content, sizeof(content));
+		*problem = psprintf("the first line of file \"%s\" is too long", path);
+		return NULL;
+	}
 	if (end != NULL)
 		*end = '\0';
 	if (content[0] == '\0')

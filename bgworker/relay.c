@@ -215,6 +215,21 @@ is_usable(const AudSink *sink)
 }
 
 /*
+ * Is a sink as read anew to take the place of the old one, which works?  Options
+ * that were refused once are not tried, or told of, again.
+ */
+static bool
+replaces(const AudSink *sink, AudSink *old)
+{
+	if (old->refused != NULL && aud_kafka_same_cluster(sink->cluster, old->refused))
+		return false;
+	if (is_usable(sink))
+		return true;
+	old->refused = aud_kafka_copy_cluster(sink->cluster, old->mcxt);
+	return false;
+}
+
+/*
  * Job: reads the configuration, and takes it over.  Sinks that have not changed
  * go on with what they are at.
  */
@@ -237,8 +252,10 @@ look(AudStep *step)
 
 		if (old != NULL &&
 			(aud_kafka_same_cluster(sink->cluster, (*old)->cluster) ||
-			 ((*old)->client != NULL && !is_usable(sink))))
+			 ((*old)->works && !replaces(sink, *old))))
 		{
+			if (aud_kafka_same_cluster(sink->cluster, (*old)->cluster))
+				(*old)->refused = NULL;
 			new.sinks[i] = *old;
 			*old = NULL;
 			MemoryContextDelete(sink->mcxt);
@@ -443,6 +460,8 @@ open_sink(AudSink *sink)
 		strlcpy(error, sink->cluster->problem, sizeof(error));
 	if (sink->client == NULL)
 		fail_sink(sink, error);
+	else
+		sink->works = true;
 	return sink->client != NULL;
 }
 

@@ -38,6 +38,8 @@ typedef struct AudSink
 	int			number;
 	char	   *topic;
 	AudKafkaCluster *cluster;
+	AudKafkaCluster *refused;	/* what is configured, if it cannot be used; then "cluster" is what was before */
+	bool		works;			/* a producer could be opened with these options */
 	AudKafkaClient *client;		/* NULL: to be opened, not before "not_before" */
 	TimestampTz not_before;
 	int			failures;		/* in a row */
