@@ -104,7 +104,7 @@ fetch() {
 	[ ! -e "$JARS" ] || rmdir "$JARS" 2>/dev/null ||
 		die "$JARS has something else than the jars of Kafka $KAFKA_VERSION: remove it"
 
-	install_packages maven openjdk-17-jre-headless
+	install_packages maven openjdk-$JAVA_MAJOR-jre-headless
 	parent=$(dirname "$JARS")
 	mkdir -p "$parent" || die "cannot write to $parent: set AUDIENCE_KAFKA_JARS"
 	WORK=$(mktemp -d "$JARS.XXXXXX") || die "cannot write to $parent: set AUDIENCE_KAFKA_JARS"
@@ -126,8 +126,8 @@ fetch() {
 # find_java: sets JAVA, the command with the options that every use has.
 find_java() {
 	local java
-	install_packages openjdk-17-jre-headless
-	java=$(compgen -G '/usr/lib/jvm/java-17-openjdk-*/bin/java' | head -n 1)
+	install_packages openjdk-$JAVA_MAJOR-jre-headless
+	java=$(compgen -G "/usr/lib/jvm/java-$JAVA_MAJOR-openjdk-*/bin/java" | head -n 1)
 	JAVA=("${java:-java}" -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:-UsePerfData
 		-Djava.net.preferIPv4Stack=true "-Djava.io.tmpdir=$DIR/tmp"
 		"-Dlog4j.configuration=file:$DIR/log4j.properties" -cp "$JARS/*")

@@ -17,13 +17,18 @@
 #
 # Nothing but apt-get runs as root: root steps down to the user "postgres".
 
-PG_MAJOR=15
+# Another version of PostgreSQL than Debian 12's: test-pg.sh says so.
+PG_MAJOR=${AUDIENCE_PG_MAJOR:-15}
 
 # Debian packages that building and running the project takes.
 BUILD_PACKAGES=(
-	postgresql-$PG_MAJOR postgresql-server-dev-$PG_MAJOR make gcc libc6-dev flex bison
+	"postgresql-$PG_MAJOR" "postgresql-server-dev-$PG_MAJOR" make gcc libc6-dev flex bison
 	librdkafka-dev libjansson-dev
 )
+
+# The Java that Kafka runs on: Debian 12 has 17, what comes after it 21.
+JAVA_MAJOR=21
+! grep -q '^VERSION_CODENAME=bookworm' /etc/os-release || JAVA_MAJOR=17
 
 # The project's top directory.
 TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)

@@ -126,9 +126,10 @@ run_pg_regress() {
 	local suite=$1 log=$SCRATCH/log/$2 diffs=$SCRATCH/src/$3 status=0 passed failed
 	shift 3
 	project_make installcheck TAP_TESTS= "$@" 2>&1 | tee "$log" |
-		sed -u -n -E "s/^(test|parallel group) .*/$suite: &/p" || status=$?
-	passed=$(grep -c -E '^test .* \.\.\. ok' "$log") || true
-	failed=$(grep -c -E '^test .* \.\.\. FAILED' "$log") || true
+		sed -u -n -E "s/^((test|parallel group) |(not )?ok [0-9]).*/$suite: &/p" || status=$?
+	# "test NAME ... ok"; from PostgreSQL 16 on "ok 1 - NAME"
+	passed=$(grep -c -E '^(test .* \.\.\. ok|ok [0-9])' "$log") || true
+	failed=$(grep -c -E '^(test .* \.\.\. FAILED|not ok [0-9])' "$log") || true
 	if [ "$status" -ne 0 ] && [ "$failed" -eq 0 ]; then
 		tail -n 20 "$log"
 		failed=1
@@ -218,7 +219,7 @@ trap 'exit 143' TERM HUP
 
 install_packages "${BUILD_PACKAGES[@]}" libipc-run-perl
 if uses_kafka "$TAP"; then
-	install_packages openjdk-17-jre-headless openssl kcat python3-confluent-kafka
+	install_packages openjdk-$JAVA_MAJOR-jre-headless openssl kcat python3-confluent-kafka
 fi
 make_scratch test
 if uses_kafka "$TAP"; then

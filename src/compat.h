@@ -243,7 +243,10 @@ aud_compat_no_conflict(ResultRelInfo *result, TupleTableSlot *slot, EState *esta
 					   ItemPointer other, List *arbiters)
 {
 #if PG_VERSION_NUM >= 180000
-	return ExecCheckIndexConstraints(result, slot, estate, other, NULL, arbiters);
+	ItemPointerData own;
+
+	ItemPointerSetInvalid(&own);
+	return ExecCheckIndexConstraints(result, slot, estate, other, &own, arbiters);
 #else
 	return ExecCheckIndexConstraints(result, slot, estate, other, arbiters);
 #endif

@@ -97,7 +97,7 @@ typedef struct AudKafkaStats
 } AudKafkaStats;
 
 /* NULL where the library is not preloaded */
-extern PGDLLIMPORT AudKafkaStats *aud_kafka_stats;
+extern PGDLLEXPORT AudKafkaStats *aud_kafka_stats;
 
 extern Size aud_kafka_stats_size(void);
 extern void aud_kafka_stats_start(LWLock *lock);

@@ -178,13 +178,13 @@ typedef struct AudWorkers
 } AudWorkers;
 
 /* NULL where the library is not preloaded */
-extern PGDLLIMPORT AudWorkers *aud_workers;
+extern PGDLLEXPORT AudWorkers *aud_workers;
 
 /* settings */
-extern PGDLLIMPORT char *aud_worker_databases;
-extern PGDLLIMPORT int aud_worker_naptime;	/* s */
-extern PGDLLIMPORT int aud_kafka_consumers;
-extern PGDLLIMPORT char *aud_kafka_role;
+extern PGDLLEXPORT char *aud_worker_databases;
+extern PGDLLEXPORT int aud_worker_naptime;	/* s */
+extern PGDLLEXPORT int aud_kafka_consumers;
+extern PGDLLEXPORT char *aud_kafka_role;
 
 extern void aud_workers_init(void);
 extern void aud_workers_note(AudWord word, TimestampTz due);

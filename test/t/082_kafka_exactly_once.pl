@@ -149,8 +149,8 @@ my %faults = (
 	'scheduler terminated' => sub { signal_process('pg_terminate_backend', 'audience scheduler') },
 	'consumer canceled' => sub { signal_process('pg_cancel_backend', 'audience consumer') },
 	'relay canceled' => sub { signal_process('pg_cancel_backend', 'audience relay') },
-	'server restarted immediately' => sub { $node->restart('immediate') },
-	'server restarted' => sub { $node->restart('fast') },
+	'server restarted immediately' => sub { $node->stop('immediate'); $node->start; },
+	'server restarted' => sub { $node->restart },
 	'commits not waited for' => sub { ask('ALTER DATABASE postgres SET synchronous_commit = off') },
 	'commits waited for' => sub { ask('ALTER DATABASE postgres SET synchronous_commit = on') },
 	'source paused' => sub {

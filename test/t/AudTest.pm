@@ -25,13 +25,16 @@ our @EXPORT = qw(
   quote copy_rows rows_of run_script env_number);
 
 # Starts a server with the extension in database "postgres" and returns its
-# node.  Options: conf => more lines for postgresql.conf; no_extension => 1.
+# node.  Options: conf => more lines for postgresql.conf; no_extension => 1;
+# initdb => more arguments of it; install_path => another PostgreSQL, where
+# defined.
 sub start_node
 {
 	my ($name, %option) = @_;
-	my $node = PostgreSQL::Test::Cluster->new($name);
+	my @path = defined $option{install_path} ? (install_path => $option{install_path}) : ();
+	my $node = PostgreSQL::Test::Cluster->new($name, @path);
 
-	$node->init(extra => [ '--encoding=UTF8', '--locale=C' ]);
+	$node->init(extra => [ '--encoding=UTF8', '--locale=C', @{ $option{initdb} // [] } ]);
 	$node->append_conf(
 		'postgresql.conf', "
 audience.strict = on
