@@ -3,6 +3,8 @@
 #   make                 build the modules and the install script
 #   make install         install into the PostgreSQL that PG_CONFIG names
 #   make installcheck    regress, isolation and TAP tests against it
+#   make crashtest       200 crashes under load, on private servers (test/t/090_crash.pl)
+#   make stresstest      five minutes of 16 sessions at everything (test/t/091_stress.pl)
 #   make bench           the benchmark, on a private server (bench/README.md)
 #   make bench-kafka     the benchmark of what goes through Kafka
 #   make bench-report    docs/performance.md of its results
@@ -65,6 +67,13 @@ src/rule_gram.o: src/rule_scan.c
 
 # Debian's PGXS does not track headers
 $(OBJS) $(OBJS:.o=.bc) $(WORKER_OBJS): $(wildcard src/*.h bgworker/*.h)
+
+# the long forms of tests that everyday runs have in a short one
+.PHONY: crashtest stresstest
+crashtest:
+	AUD_CRASH_ROUNDS=$${AUD_CRASH_ROUNDS:-200} scripts/test.sh tap 090_crash
+stresstest:
+	AUD_STRESS_SECONDS=$${AUD_STRESS_SECONDS:-300} scripts/test.sh tap 091_stress
 
 .PHONY: bench bench-kafka bench-report
 bench:

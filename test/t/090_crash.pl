@@ -288,6 +288,7 @@ sub run_round
 	}
 
 	$from = time;
+	$load->last_sessions;
 	push @problems, strike($way, $standby);
 	$kills{$way}++;
 	$seconds{'strike and start'} += time - $from;
@@ -364,20 +365,8 @@ SELECT count(*) FROM pg_prepared_xacts;
 SELECT errors FROM audience.stat_scheduler;
 SQL
 
-	# rows and index entries are written without the executor
 	$from = time;
-	is($node->safe_psql($db, <<'SQL'), '', "$label: tables and indexes are sound");
-SELECT c.relname, v.* FROM pg_class c CROSS JOIN LATERAL verify_heapam(c.oid) v
-WHERE c.relnamespace = 'audience'::regnamespace AND c.relkind = 'r';
-DO $$
-DECLARE
-	i regclass;
-BEGIN
-	FOR i IN SELECT c.oid FROM pg_class c WHERE c.relnamespace = 'audience'::regnamespace AND c.relkind = 'i' AND c.relam = 403 LOOP
-		PERFORM bt_index_parent_check(i, true);
-	END LOOP;
-END $$;
-SQL
+	is($node->safe_psql($db, AudLoad::sound_sql()), '', "$label: tables and indexes are sound");
 	$seconds{amcheck} += time - $from;
 	if (!Test::More->builder->is_passing)
 	{

@@ -38,7 +38,7 @@ my $json = JSON::PP->new->canonical;
 
 # what a statement may be refused with, whatever the others do
 my %expected_error = map { $_ => 1 } (
-	'40001',    # serialization: in the stress test, it is tried again
+	'40001',    # serialization, but not at READ COMMITTED; in the stress test, it is tried again
 	'40P01',    # deadlock: counted
 	'55P03',    # definitions are busy
 	'57014',    # the test has canceled it
@@ -59,7 +59,7 @@ sub new
 		clients => { ingest => 4, define => 2, care => 2 },
 		%option,
 		groups => {}, attributes => {}, segments => {}, traits => {},
-		counts => {}, unexpected => [], runs => 0, running => []
+		counts => {}, done => 0, unexpected => [], runs => 0, running => []
 	}, $class;
 	$self->{dir} //= PostgreSQL::Test::Utils::tempdir();
 	return $self;
@@ -98,6 +98,7 @@ sub start
 	my $number = 0;
 	my $run = ++$self->{runs};
 
+	unlink $self->stop_file;
 	foreach my $kind (sort keys %{ $self->{clients} })
 	{
 		foreach (1 .. $self->{clients}{$kind})
@@ -140,9 +141,9 @@ sub client_main
 	  . " -c audience.definition_wait=$self->{wait}";
 	local $ENV{PGAPPNAME} = "load $kind $client";
 	open STDERR, '>>', "$self->{dir}/$self->{db}_psql.err" or die $!;
-	open2($self->{out}, $self->{in}, $node->installed_command('psql'), '-X', '-q', '-At', '-v', 'ON_ERROR_STOP=0', $self->{db});
-	$self->{in}->autoflush(1);
 	local $SIG{PIPE} = 'IGNORE';
+	$self->connect($node);
+	$self->note_down('level', 0, $self->{level});
 
 	if ($kind eq 'ingest')
 	{
@@ -151,20 +152,52 @@ sub client_main
 	}
 	elsif ($kind eq 'define')
 	{
-		%weights = (segment => 10, trait => 3, refresh => 3, many => 1);
+		%weights = (segment => 10, trait => 3, refresh => 3, many => 1, undone => 2, prepared_segment => $option{prepared} // 1);
 	}
 	else
 	{
 		%weights = (run_due => 6, rebuild => 3, rebuild_all => 1, retention => 6, merge => 4, erase => 3, many => 2, refresh => 1);
 	}
+	delete @weights{qw(transaction prepared undone)} if $option{single};
 	my @work = map { ($_) x $weights{$_} } sort keys %weights;
 	while (time < $until)
 	{
 		my $method = 'do_' . pick(@work);
-		last if !$self->$method;
-		sleep rand($option{pause} // 0.01);
+		# a session that the test has ended is followed by another, but none by one
+		# of a server that was started anew
+		last if !$self->$method && (-e $self->stop_file || !$self->connect($node) || -e $self->stop_file);
+		my $pause = $option{pause} // 0.01;
+		sleep rand($pause) if $pause > 0;
 	}
 	close $self->{in};
+	return;
+}
+
+# Begins a session; false if there is none to be had.
+sub connect
+{
+	my ($self, $node) = @_;
+
+	close $self->{in} if $self->{in};
+	waitpid $self->{psql}, 0 if $self->{psql};
+	$self->{psql} = open2($self->{out}, $self->{in}, $node->installed_command('psql'),
+		'-X', '-q', '-At', '-v', 'ON_ERROR_STOP=0', $self->{db});
+	$self->{in}->autoflush(1);
+	return ($self->statement('SELECT 1;') // '') eq 'ok';
+}
+
+# While this file is there, a session that is lost is the client's last.
+sub stop_file
+{
+	my ($self) = @_;
+	return "$self->{dir}/stop";
+}
+
+# What happens to sessions from now on is what ends the run.
+sub last_sessions
+{
+	my ($self) = @_;
+	append_to_file($self->stop_file, '');
 	return;
 }
 
@@ -420,7 +453,8 @@ sub random_rule
 		"max(purchase.amount) > $n AND count(*, LAST '3 seconds') = 0", "NOT IN SEGMENT '$own' AND eventCount > $n");
 }
 
-sub do_segment
+# A change of one of this client's segments: its id, what it comes to, a statement.
+sub segment_change
 {
 	my ($self) = @_;
 	my $id = "d$self->{client}_" . int rand 4;
@@ -432,31 +466,62 @@ sub do_segment
 	my $later = rand() < 0.6 ? 'later' : 'now';
 	my $state = $json->encode([ $mark, $rule, $active ]);
 	my $roll = rand();
-	my $sql;
 
 	if (rand() < 0.25)
 	{
-		$sql = 'SELECT audience.segment_put(' . quote($json->encode({
-			id => $id, name => $id, rules => $rule, description => $mark, active => $active eq 'true' ? JSON::PP::true : JSON::PP::false })) . ');';
+		return ($id, $state, 'SELECT audience.segment_put(' . quote($json->encode({
+			id => $id, name => $id, rules => $rule, description => $mark,
+			active => $active eq 'true' ? JSON::PP::true : JSON::PP::false })) . ');');
 	}
-	elsif (!$exists)
+	if (!$exists)
 	{
-		$sql = "SELECT audience.segment_create('$id', " . quote($rule)
-		  . ", id => '$id', description => '$mark', active => $active, refresh => '$later');";
+		return ($id, $state, "SELECT audience.segment_create('$id', " . quote($rule)
+			  . ", id => '$id', description => '$mark', active => $active, refresh => '$later');");
 	}
-	elsif ($roll < 0.7)
+	if ($roll < 0.7)
 	{
-		$sql = "SELECT audience.segment_update('$id', rules => " . quote($rule)
-		  . ", description => '$mark', active => $active, refresh => '$later');";
+		return ($id, $state, "SELECT audience.segment_update('$id', rules => " . quote($rule)
+			  . ", description => '$mark', active => $active, refresh => '$later');");
 	}
-	else
-	{
-		$sql = "SELECT audience.segment_delete('$id');";
-		$state = 'none';
-	}
-	$self->perform('definition', { segment => [ $id, $state ] }, $sql) or return 0;
+	return ($id, 'none', "SELECT audience.segment_delete('$id');");
+}
+
+# Makes a change known to those that follow, if it was confirmed.
+sub segment_changed
+{
+	my ($self, $id, $state) = @_;
 	$self->{defined}{$id} = $state ne 'none' if $self->{last} eq 'ok';
 	return 1;
+}
+
+sub do_segment
+{
+	my ($self) = @_;
+	my ($id, $state, $sql) = $self->segment_change;
+	$self->perform('definition', { segment => [ $id, $state ] }, $sql) or return 0;
+	return $self->segment_changed($id, $state);
+}
+
+# A definition in a prepared transaction.
+sub do_prepared_segment
+{
+	my ($self) = @_;
+	my ($id, $state, $sql) = $self->segment_change;
+	my $gid = "$self->{db} $self->{id} $self->{n}";
+	$self->perform('prepared definition', { segment => [ $id, $state ] },
+		$sql, "PREPARE TRANSACTION '$gid';", "COMMIT PREPARED '$gid';") or return 0;
+	return $self->segment_changed($id, $state);
+}
+
+# Events under a definition that is then undone, and under the one before.
+sub do_undone
+{
+	my ($self) = @_;
+	my (undef, undef, $sql) = $self->segment_change;
+	my @inside = $self->new_events(3);
+	my @events = $self->new_events(1 + int rand 5);
+	return $self->perform('undone definition', events_facts(@events),
+		'SAVEPOINT s;', $sql, insert_sql(@inside), 'ROLLBACK TO s;', insert_sql(@events), 'COMMIT;');
 }
 
 sub do_trait
@@ -589,13 +654,18 @@ sub read_notes
 		{
 			$begun{$n}{prepared} = $rest[0];
 		}
+		elsif ($what eq 'level')
+		{
+			$client->{level} = $rest[0];
+		}
 		else
 		{
 			my ($answer, $message) = @rest;
 			$begun{$n}{answer} = $answer;
+			$self->{done}++;
 			$self->{counts}{ $begun{$n}{kind} }{$answer}++;
 			push @{ $self->{unexpected} }, "$begun{$n}{kind}: $answer $message"
-			  if $answer ne 'ok' && !$expected_error{$answer};
+			  if $answer ne 'ok' && (!$expected_error{$answer} || $answer eq '40001' && $client->{level} eq 'read committed');
 		}
 	}
 	close $file;
@@ -802,6 +872,24 @@ SQL
 sub replay_kept_sql
 {
 	return AudTest::replay_sql() =~ s/coalesce\(before, 'removed'\)/before/r;
+}
+
+# Checks tables and indexes, in which the engine writes without the executor, by
+# extension amcheck; no rows, or an error.
+sub sound_sql
+{
+	return <<'SQL';
+SELECT c.relname, v.* FROM pg_class c CROSS JOIN LATERAL verify_heapam(c.oid) v
+WHERE c.relnamespace = 'audience'::regnamespace AND c.relkind = 'r';
+DO $$
+DECLARE
+	i regclass;
+BEGIN
+	FOR i IN SELECT c.oid FROM pg_class c WHERE c.relnamespace = 'audience'::regnamespace AND c.relkind = 'i' AND c.relam = 403 LOOP
+		PERFORM bt_index_parent_check(i, true);
+	END LOOP;
+END $$;
+SQL
 }
 
 # How often what was answered how, in a line.
