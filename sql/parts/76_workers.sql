@@ -15,7 +15,8 @@ WHERE a.pid = pg_catalog.pg_backend_pid() AND pg_catalog.current_setting('row_se
 
 -- Timers wait for whatever else the scheduler is at, so it waits for nobody long:
 -- neither for definitions in use nor for a user that an open transaction has
--- locked.  Such a step is tried again later.
+-- locked.  Such a step is tried again later; and so is one that was given up
+-- because such a transaction in turn waited for it.
 
 -- The newest fill does the work of older ones.  A fill is ended in another
 -- transaction than its last step, which has locked the definitions for sharing.
@@ -33,7 +34,7 @@ BEGIN
 		PERFORM audience.refresh_step(refresh.fill);
 	END IF;
 	RETURN 1;
-EXCEPTION WHEN lock_not_available THEN
+EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
 	RETURN 2;
 END
 $$ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET audience.definition_wait = '200ms' SET lock_timeout = '200ms';
@@ -44,7 +45,7 @@ CREATE FUNCTION audience.retention_work() RETURNS integer
 AS $$
 BEGIN
 	RETURN audience.run_retention()::integer;
-EXCEPTION WHEN lock_not_available THEN
+EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
 	RETURN 2;
 END
 $$ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp

@@ -71,6 +71,18 @@ $holder->quit;
 wait_for($node, 'and ends when the row is free', q{SELECT status FROM audience.segments WHERE id = 'held'}, is => 'ready', within => 30);
 verify_empty($node);
 
+# a deadlock with a transaction of several statements is others in the way, too, and no error
+is($node->safe_psql('postgres', <<'SQL'), "2\n2", 'a step that is given up because of a deadlock is tried again later');
+BEGIN;
+INSERT INTO audience.refreshes (segment_number) SELECT number FROM audience.segments WHERE id = 'held';
+CREATE FUNCTION public.deadlock() RETURNS void LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'deadlock detected' USING ERRCODE = 'deadlock_detected'; END $$;
+CREATE OR REPLACE FUNCTION audience.refresh_step(fill bigint, users integer DEFAULT NULL) RETURNS boolean LANGUAGE sql AS 'SELECT public.deadlock(); SELECT false';
+CREATE OR REPLACE FUNCTION audience.run_retention(chunk integer DEFAULT 1000) RETURNS boolean LANGUAGE sql AS 'SELECT public.deadlock(); SELECT false';
+SELECT audience.refresh_work();
+SELECT audience.retention_work();
+ROLLBACK;
+SQL
+
 #
 # retention
 #
