@@ -24,6 +24,7 @@
 #include "storage/lmgr.h"
 #include "storage/proc.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -112,26 +113,37 @@ attempt(Oid relid, int ms)
 	return locked;
 }
 
-/* The processes that hold a conflicting lock, as "123, 456". */
+/*
+ * Who holds a lock that conflicts with ShareRowExclusiveLock: 'process 123, 456
+ * and prepared transaction "x"'.  Asked of pg_locks: to the lock manager a
+ * prepared transaction is who prepared it, or whoever has come to its slot since.
+ */
 static char *
 blockers(Oid relid)
 {
-	StringInfoData text;
-	LOCKTAG		tag;
-	int			n;
-	VirtualTransactionId *holders;
+	Oid			types[1] = {OIDOID};
+	Datum		args[1] = {ObjectIdGetDatum(relid)};
+	MemoryContext mcxt = CurrentMemoryContext;
+	char	   *text = NULL;
 
-	SET_LOCKTAG_RELATION(tag, MyDatabaseId, relid);
-	holders = GetLockConflicts(&tag, ShareRowExclusiveLock, &n);
-	initStringInfo(&text);
-	for (int i = 0; i < n; i++)
-	{
-		PGPROC	   *proc = aud_compat_process_of(&holders[i]);
-
-		if (proc != NULL)
-			appendStringInfo(&text, "%s%d", text.len > 0 ? ", " : "", proc->pid);
-	}
-	return text.len > 0 ? text.data : pstrdup("unknown");
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	if (SPI_execute_with_args("SELECT pg_catalog.concat_ws(' and ', "
+							  "'process ' || pg_catalog.string_agg(l.pid::text, ', ' ORDER BY l.pid), "
+							  "'prepared transaction ' || pg_catalog.string_agg('\"' || p.gid || '\"', ', ' ORDER BY p.gid)) "
+							  "FROM pg_catalog.pg_locks l "
+							  "LEFT JOIN pg_catalog.pg_locks x ON l.pid IS NULL AND x.pid IS NULL "
+							  "AND x.locktype = 'transactionid' AND x.virtualtransaction = l.virtualtransaction "
+							  "LEFT JOIN pg_catalog.pg_prepared_xacts p ON p.transaction = x.transactionid "
+							  "WHERE l.locktype = 'relation' AND l.relation = $1 AND l.granted "
+							  "AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()) "
+							  "AND l.mode NOT IN ('AccessShareLock', 'RowShareLock') "
+							  "AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()",
+							  1, types, args, NULL, true, 1) == SPI_OK_SELECT && SPI_processed == 1)
+		text = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+	text = MemoryContextStrdup(mcxt, text != NULL && *text != '\0' ? text : "a process that has ended meanwhile");
+	SPI_finish();
+	return text;
 }
 
 /*
@@ -160,7 +172,7 @@ check_snapshot(void)
 /*
  * definitions_lock(): keeps everyone else from changing definitions and from
  * ingesting until the transaction ends.  Waits up to audience.definition_wait,
- * then 55P03 with the processes waited for.
+ * then 55P03 with who was waited for.
  */
 Datum
 aud_definitions_lock(PG_FUNCTION_ARGS)
@@ -180,7 +192,7 @@ aud_definitions_lock(PG_FUNCTION_ARGS)
 			ereport(ERROR,
 					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 					 errmsg("could not change definitions while others are using them"),
-					 errdetail("Waited for process %s.", blockers(relid)),
+					 errdetail("Waited for %s.", blockers(relid)),
 					 errhint("Try again when those transactions have ended, or raise \"audience.definition_wait\".")));
 		if (!waited)
 			aud_stats_count(AUD_COUNT_WAITS, 1);

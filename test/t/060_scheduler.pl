@@ -79,6 +79,28 @@ $session->query_safe("PREPARE TRANSACTION 'p'");
 $node->safe_psql('postgres', "COMMIT PREPARED 'p'");
 wait_for($node, 'a prepared transaction', $gone, within => 15);
 
+# one that has ingested holds definitions until it is ended, and over a crash; it
+# is named, not the session that has prepared it
+my $define = q{SET audience.definition_wait = '100ms'; SELECT audience.segment_create('Waits', 'eventCount >= 1', active => false)};
+$session->query_safe(q{BEGIN; INSERT INTO audience.events (user_id, event_type) VALUES ('prepared', 'view'); PREPARE TRANSACTION 'holds'});
+like(($node->psql('postgres', $define))[2], qr/could not change definitions.*DETAIL:  Waited for prepared transaction "holds"\./s,
+	'a prepared transaction that holds definitions is named');
+$session->query_safe(q{BEGIN; INSERT INTO audience.events (user_id, event_type) VALUES ('open', 'view')});
+my $pid = $session->query_safe('SELECT pg_backend_pid()');
+like(($node->psql('postgres', $define))[2], qr/DETAIL:  Waited for process $pid and prepared transaction "holds"\./,
+	'and so is a session');
+$session->query_safe('ROLLBACK');
+$session->quit;
+$node->stop('immediate');
+$node->start;
+like(($node->psql('postgres', $define))[2], qr/DETAIL:  Waited for prepared transaction "holds"\./, 'after a crash as well');
+$node->safe_psql('postgres', "COMMIT PREPARED 'holds'");
+is($node->safe_psql('postgres', $define), 'waits', 'which makes room when it is ended');
+is($node->safe_psql('postgres', q{SELECT audience.profile_get('prepared')->'eventCount'}), '1', 'with its events');
+verify_empty($node);
+wait_state($node, 'sleeping', 'the scheduler is back', within => 15);
+$session = $node->background_psql('postgres');
+
 # a user that others have locked waits, and holds up nobody
 $node->safe_psql('postgres', set_timers("SELECT 'held', now() + interval '0.5 s'"));
 $session->query_safe('BEGIN');
