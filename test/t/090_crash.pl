@@ -48,6 +48,11 @@ max_wal_senders = 5
 max_prepared_transactions = 20
 max_connections = 40
 audience.worker_naptime = 1
+audience.max_distinct_values = 8
+autovacuum = on
+autovacuum_naptime = 1s
+autovacuum_vacuum_threshold = 20
+autovacuum_vacuum_scale_factor = 0.1
 log_statement = none
 log_min_messages = warning
 log_line_prefix = '%m [%p] %a '
@@ -98,7 +103,7 @@ sub new_database
 	$node->safe_psql('postgres', "DROP DATABASE $last") if defined $last;
 	$node->safe_psql('postgres', "CREATE DATABASE $db");
 	$node->safe_psql($db, 'CREATE EXTENSION audience_manager; CREATE EXTENSION amcheck');
-	$load = AudLoad->new(db => $db, seed => $seed + $round, dir => $dir);
+	$load = AudLoad->new(db => $db, seed => $seed + $round, dir => $dir, maintenance => ['REINDEX TABLE']);
 	$load->{counts} = $old->{counts} if $old;
 	$load->prepare($node);
 	return;
@@ -368,7 +373,7 @@ SQL
 	$from = time;
 	is($node->safe_psql($db, AudLoad::sound_sql()), '', "$label: tables and indexes are sound");
 	$seconds{amcheck} += time - $from;
-	if (!Test::More->builder->is_passing)
+	if (grep { !$_ } (Test::More->builder->summary)[ -9 .. -1 ])
 	{
 		diag(sprintf 'AUD_TEST_SEED=%d, %d events, %d users', $seed,
 			split /\|/, $node->safe_psql($db, 'SELECT (SELECT count(*) FROM audience.events), (SELECT count(*) FROM audience.profiles)'));

@@ -35,6 +35,11 @@ note("AUD_TEST_SEED=$seed AUD_STRESS_SECONDS=$seconds AUD_STRESS_CLIENTS=$client
 my $node = start_node('stress', conf => worker_conf() . <<'CONF');
 max_prepared_transactions = 30
 audience.worker_naptime = 1
+audience.max_distinct_values = 8
+autovacuum = on
+autovacuum_naptime = 1s
+autovacuum_vacuum_threshold = 20
+autovacuum_vacuum_scale_factor = 0.1
 log_statement = none
 log_line_prefix = '%m [%p] %a '
 deadlock_timeout = 100ms

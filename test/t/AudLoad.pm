@@ -50,12 +50,13 @@ my %expected_error = map { $_ => 1 } (
 
 # A load for a database of a node.  Options: seed; dir for the notes; wait =>
 # audience.definition_wait of the clients; retry => serialization failures are
-# tried again; clients => how many of each kind.
+# tried again; clients => how many of each kind; maintenance => what may be done
+# to a table besides VACUUM and VACUUM FULL.
 sub new
 {
 	my ($class, %option) = @_;
 	my $self = bless {
-		db => 'postgres', seed => 1, retry => 0, wait => '1s',
+		db => 'postgres', seed => 1, retry => 0, wait => '1s', maintenance => [],
 		clients => { ingest => 4, define => 2, care => 2 },
 		%option,
 		groups => {}, attributes => {}, segments => {}, traits => {},
@@ -156,7 +157,7 @@ sub client_main
 	}
 	else
 	{
-		%weights = (run_due => 6, rebuild => 3, rebuild_all => 1, retention => 6, merge => 4, erase => 3, many => 2, refresh => 1);
+		%weights = (run_due => 6, rebuild => 3, rebuild_all => 1, retention => 6, merge => 4, erase => 3, many => 2, refresh => 1, vacuum => 1);
 	}
 	delete @weights{qw(transaction prepared undone)} if $option{single};
 	my @work = map { ($_) x $weights{$_} } sort keys %weights;
@@ -581,6 +582,14 @@ sub do_retention
 	return $self->perform('retention', {}, q{UPDATE audience.retention SET started_at = '-infinity' WHERE position IS NULL;})
 	  if rand() < 0.2;
 	return $self->perform('retention', {}, 'SELECT audience.run_retention(' . (1 + int rand 40) . ');');
+}
+
+# What an administrator does to tables: rows move, and indexes are made anew.
+sub do_vacuum
+{
+	my ($self) = @_;
+	my $table = 'audience.' . pick('profiles', 'profiles', 'timers', 'events', 'transition_log');
+	return $self->perform('vacuum', {}, pick(('VACUUM') x 4, 'VACUUM FULL', @{ $self->{maintenance} }) . " $table;");
 }
 
 sub do_merge
