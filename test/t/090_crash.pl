@@ -265,7 +265,7 @@ sub run_round
 	  . ($sync ? ', synchronous' : '') . ($lazy ? ', synchronous_commit off' : '')
 	  . ($checkpoint ? ', after a checkpoint' : '') . ($pages ? '' : ', full_page_writes off')
 	  . ($disturbed ? ', sessions canceled' : '');
-	my $length = 0.4 + rand(1.2);
+	my $length = 0.3 + rand(1.1);
 	my ($standby, $reader);
 	my @problems;
 

@@ -772,9 +772,10 @@ sub differences
 
 	my %segment = map { ($_->[0] => $json->encode([ @$_[ 1, 2, 3 ] ])) } rows_of($node,
 		q{SELECT id, description, replace(rules::text, '|', '!'), active::text FROM audience.segments WHERE id ~ '^d[0-9]'}, $db);
+	$self->learn_rules($node);
 	foreach my $id (sort keys %{ $self->{segments} })
 	{
-		my %allowed = map { $self->canonical($node, $_) => $_ } @{ $self->{segments}{$id}{states} };
+		my %allowed = map { $self->canonical($_) => $_ } @{ $self->{segments}{$id}{states} };
 		my $is = $segment{$id} // 'none';
 		push @problems, "segment $id is $is, not " . join(' or ', sort keys %allowed) unless exists $allowed{$is};
 		$self->{segments}{$id}{states} = [ $allowed{$is} // $is ];
@@ -796,15 +797,26 @@ sub differences
 	return @problems;
 }
 
+# Asks how the database writes the rules that segments may have.
+sub learn_rules
+{
+	my ($self, $node) = @_;
+	my %rules = map { $json->decode($_)->[1] => 1 } grep { $_ ne 'none' } map { @{ $_->{states} } } values %{ $self->{segments} };
+	my @new = grep { !exists $self->{canonical}{$_} } sort keys %rules;
+
+	return unless @new;
+	@{ $self->{canonical} }{@new} = map { $_->[0] } rows_of($node, 'SELECT replace(r::audience.rule::text, \'|\', \'!\') FROM unnest(ARRAY['
+		  . join(', ', map { quote($_) } @new) . ']) WITH ORDINALITY u (r, n) ORDER BY n', $self->{db});
+	return;
+}
+
 # A segment's state as the database would show it.
 sub canonical
 {
-	my ($self, $node, $state) = @_;
+	my ($self, $state) = @_;
 
 	return $state if $state eq 'none';
 	my ($mark, $rule, $active) = @{ $json->decode($state) };
-	$self->{canonical}{$rule} //=
-	  $node->safe_psql($self->{db}, 'SELECT replace(' . quote($rule) . q{::audience.rule::text, '|', '!')});
 	return $json->encode([ $mark, $self->{canonical}{$rule}, $active ]);
 }
 
