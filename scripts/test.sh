@@ -174,6 +174,8 @@ finish_tap() {
 			if ($0 ~ /^test\/t\/[^ ]+ +\(Wstat: .* Failed: 0\)/) { failed++; print "tap: ended badly: " $0 > "/dev/stderr" }
 			next
 		}
+		# seeds of random tests, and what they come to
+		/^# AUD_/ { print "tap: " file ": " substr($0, 3) > "/dev/stderr"; next }
 		/^ok [0-9]+.*# *[Ss][Kk][Ii][Pp]/ { s++; print "tap: skipped: " file ": " $0 > "/dev/stderr"; next }
 		/^ok [0-9]/ || /^not ok [0-9].*# *TODO/ { p++; next }
 		/^not ok [0-9]/ { f++; print "tap: " file ": " $0 > "/dev/stderr" }

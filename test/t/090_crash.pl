@@ -27,14 +27,17 @@ use AudLoad;
 use AudTest;
 use AudWorkers;
 use File::Path qw(rmtree);
+use POSIX ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time sleep);
 
 my $rounds = env_number('AUD_CRASH_ROUNDS', 20);
-my $seed = env_number('AUD_TEST_SEED', time);
+my $seed = env_number('AUD_TEST_SEED', int time);
 srand($seed);
+# others that are tested beside this have deadlines
+POSIX::nice(5);
 note("AUD_TEST_SEED=$seed AUD_CRASH_ROUNDS=$rounds");
 
 # rounds that share a database

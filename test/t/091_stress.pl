@@ -21,6 +21,7 @@ use lib $FindBin::RealBin;
 use AudLoad;
 use AudTest;
 use AudWorkers;
+use POSIX ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -28,8 +29,10 @@ use Time::HiRes qw(time);
 
 my $seconds = env_number('AUD_STRESS_SECONDS', 30);
 my $clients = env_number('AUD_STRESS_CLIENTS', 16);
-my $seed = env_number('AUD_TEST_SEED', time);
+my $seed = env_number('AUD_TEST_SEED', int time);
 srand($seed);
+# others that are tested beside this have deadlines
+POSIX::nice(5);
 note("AUD_TEST_SEED=$seed AUD_STRESS_SECONDS=$seconds AUD_STRESS_CLIENTS=$clients");
 
 my $node = start_node('stress', conf => worker_conf() . <<'CONF');
@@ -45,11 +48,12 @@ log_line_prefix = '%m [%p] %a '
 deadlock_timeout = 100ms
 CONF
 my $dir = PostgreSQL::Test::Utils::tempdir();
-my %load;
+my %sums;
 
 stress('single statements', 0.3, { ingest => $clients - 3, care => 3, define => 0 }, single => 1, prepared => 0);
 stress('transactions', 0.3, { ingest => $clients - 3, care => 3, define => 0 });
 stress('definitions', 0.4, { ingest => $clients - 8, care => 4, define => 4 });
+note("AUD_TEST_SEED=$seed: $clients sessions, $seconds seconds: " . join ', ', map { "$sums{$_} $_" } sort keys %sums);
 $node->stop;
 done_testing();
 
@@ -94,11 +98,15 @@ sub stress
 	is(join("\n", @problems), '', "$label: nobody fails, and what was confirmed is there");
 	note(sprintf '%s: %d statements in %.0f s; %s', $label, $load->{done}, time - $from, $load->summary);
 
+	$sums{statements} += $load->{done};
+	$sums{'serialization failures, tried again'} += $_->{40001} // 0 foreach values %{ $load->{counts} };
+
 	my %deadlocks;
 	my (@wrong, $first);
 	foreach my $detail (deadlocks($offset))
 	{
 		$deadlocks{ parties($detail) }++;
+		$sums{'deadlocks with transactions of several statements'}++;
 		$first //= join "\n", map { substr $_, 0, 120 } split /\n/, $detail;
 		push @wrong, $detail unless !$option{single} && $detail =~ m{/\*in a transaction\*/};
 	}
