@@ -26,6 +26,7 @@ use lib $FindBin::RealBin;
 use AudLoad;
 use AudTest;
 use AudWorkers;
+use Cwd qw(abs_path);
 use File::Path qw(rmtree);
 use POSIX ();
 use PostgreSQL::Test::Cluster;
@@ -52,6 +53,8 @@ max_prepared_transactions = 20
 max_connections = 40
 audience.worker_naptime = 1
 audience.max_distinct_values = 8
+min_parallel_table_scan_size = 0
+parallel_setup_cost = 0
 autovacuum = on
 autovacuum_naptime = 1s
 autovacuum_vacuum_threshold = 20
@@ -106,7 +109,8 @@ sub new_database
 	$node->safe_psql('postgres', "DROP DATABASE $last") if defined $last;
 	$node->safe_psql('postgres', "CREATE DATABASE $db");
 	$node->safe_psql($db, 'CREATE EXTENSION audience_manager; CREATE EXTENSION amcheck');
-	$load = AudLoad->new(db => $db, seed => $seed + $round, dir => $dir, maintenance => ['REINDEX TABLE']);
+	$load = AudLoad->new(db => $db, seed => $seed + $round, dir => $dir, maintenance => ['REINDEX TABLE'],
+		crowd => ($round / $rounds_per_database) % 3 == 1 ? 800 : 50);
 	$load->{counts} = $old->{counts} if $old;
 	$load->prepare($node);
 	return;
@@ -128,6 +132,32 @@ sub children
 		$children{$pid} = (<$title> // '') =~ s/\0.*//sr;
 	}
 	return %children;
+}
+
+# The processes at work in a directory, as those of a server are in its data directory.
+sub processes_in
+{
+	my ($dir) = @_;
+	return grep { (readlink("/proc/$_/cwd") // '') eq $dir } map { m{(\d+)} } glob '/proc/[0-9]*';
+}
+
+# Kills the server of a node as a whole: those, too, that are just being started.
+# One that is left could wait for ever for a lock of another's.
+sub kill_everybody
+{
+	my ($of) = @_;
+	my $dir = abs_path($of->data_dir);
+
+	kill 'KILL', $of->{_pid};
+	wait_gone(30, $of->{_pid});
+	while (my @left = processes_in($dir))
+	{
+		kill 'KILL', @left;
+		sleep 0.01;
+	}
+	# it is not there any more
+	$of->{_pid} = undef;
+	return;
 }
 
 sub set_conf
@@ -162,13 +192,6 @@ sub wait_gone
 		return @pids if time > $until;
 		sleep 0.01;
 	}
-	return;
-}
-
-# Makes it known to the node object that its server is not there any more.
-sub forget_server
-{
-	$node->{_pid} = undef;
 	return;
 }
 
@@ -209,13 +232,19 @@ sub strike
 	my @pids = keys %children;
 	my @targets;
 
-	if ($way eq 'postmaster' || $way eq 'everybody')
+	if ($way eq 'everybody')
 	{
+		kill_everybody($node);
+		return $node->start(fail_ok => 1) ? () : 'the server does not start';
+	}
+	if ($way eq 'postmaster')
+	{
+		my $dir = abs_path($node->data_dir);
+
 		kill 'KILL', $postmaster;
-		kill 'KILL', @pids if $way eq 'everybody';
-		forget_server();
-		my @left = wait_gone(30, $postmaster, @pids);
-		return "still there without a postmaster: " . join ', ', map { "$_ $children{$_}" } @left if @left;
+		$node->{_pid} = undef;
+		my @left = wait_gone(30, $postmaster, @pids, processes_in($dir));
+		return 'still there without a postmaster: ' . join ', ', map { "$_ " . ($children{$_} // '') } @left if @left;
 		return $node->start(fail_ok => 1) ? () : 'the server does not start';
 	}
 	if ($way eq 'immediate')
@@ -230,9 +259,7 @@ sub strike
 
 		$standby->promote if $first;
 		sleep rand(0.2) if $first;
-		kill 'KILL', $postmaster, @pids;
-		forget_server();
-		wait_gone(30, $postmaster, @pids);
+		kill_everybody($node);
 		$standby->promote if !$first;
 		my $old = $node;
 		$node = $standby;
@@ -300,7 +327,11 @@ sub run_round
 	push @problems, strike($way, $standby);
 	$kills{$way}++;
 	$seconds{'strike and start'} += time - $from;
-	BAIL_OUT("$label: @problems") if @problems && !$node->{_pid};
+	if (@problems && !$node->{_pid})
+	{
+		$load->abandon;
+		BAIL_OUT("$label: @problems");
+	}
 	push @problems, $load->finish(durable => !$lazy && (!$promotion || $sync));
 	push @problems, 'the server takes no connections' unless wait_connect();
 	set_conf(synchronous_standby_names => "''");

@@ -39,6 +39,8 @@ my $node = start_node('stress', conf => worker_conf() . <<'CONF');
 max_prepared_transactions = 30
 audience.worker_naptime = 1
 audience.max_distinct_values = 8
+min_parallel_table_scan_size = 0
+parallel_setup_cost = 0
 autovacuum = on
 autovacuum_naptime = 1s
 autovacuum_vacuum_threshold = 20
@@ -90,7 +92,8 @@ sub stress
 
 	$node->safe_psql('postgres', "CREATE DATABASE $db");
 	$node->safe_psql($db, 'CREATE EXTENSION audience_manager; CREATE EXTENSION amcheck');
-	my $load = AudLoad->new(db => $db, seed => $seed, dir => $dir, retry => 1, wait => '10s', clients => $kinds);
+	my $load = AudLoad->new(db => $db, seed => $seed, dir => $dir, retry => 1, wait => '10s', clients => $kinds,
+		crowd => 300);
 	$load->prepare($node);
 	$load->start($node, $seconds * $share, pause => 0, %option);
 	my @problems = $load->finish(within => $seconds * $share + 120);

@@ -51,12 +51,13 @@ my %expected_error = map { $_ => 1 } (
 # A load for a database of a node.  Options: seed; dir for the notes; wait =>
 # audience.definition_wait of the clients; retry => serialization failures are
 # tried again; clients => how many of each kind; maintenance => what may be done
-# to a table besides VACUUM and VACUUM FULL.
+# to a table besides VACUUM and VACUUM FULL; crowd => users whom nobody else
+# knows, so that fills take several steps.
 sub new
 {
 	my ($class, %option) = @_;
 	my $self = bless {
-		db => 'postgres', seed => 1, retry => 0, wait => '1s', maintenance => [],
+		db => 'postgres', seed => 1, retry => 0, wait => '1s', maintenance => [], crowd => 1000,
 		clients => { ingest => 4, define => 2, care => 2 },
 		%option,
 		groups => {}, attributes => {}, segments => {}, traits => {},
@@ -83,6 +84,10 @@ SELECT audience.segment_create('Active', 'lastActivity WITHIN LAST ''0.7 seconds
 SELECT audience.segment_create('Odd', 'buys >= 5 AND NOT IN SEGMENT ''spenders''', id => 'odd');
 SELECT audience.segment_create('Rated', 'any >= 20 OR a4 >= 10', id => 'rated');
 SELECT audience.segment_create('List', type => 'static', id => 'list');
+INSERT INTO audience.events (user_id, occurred_at, event_type, properties)
+SELECT 'c' || n, now() - interval '5 minutes' + k * interval '1 minute', (ARRAY['view', 'purchase'])[1 + n % 2], '{"page":1,"amount":30}'
+FROM generate_series(1, $self->{crowd}) n, generate_series(1, 2) k;
+VACUUM ANALYZE audience.events, audience.profiles;
 ALTER DATABASE "$db" SET audience.event_retention = '10min';
 ALTER DATABASE "$db" SET audience.transition_retention = '1min';
 SQL
@@ -643,6 +648,18 @@ sub finish
 	$self->{running} = [];
 	push @problems, splice @{ $self->{unexpected} };
 	return @problems;
+}
+
+# Ends the clients at once.
+sub abandon
+{
+	my ($self) = @_;
+	my @pids = map { $_->{pid} } @{ $self->{running} };
+
+	kill 'KILL', @pids;
+	waitpid $_, 0 foreach @pids;
+	$self->{running} = [];
+	return;
 }
 
 # Takes over what one client has written down.
