@@ -315,7 +315,8 @@ aud_members_valid(PG_FUNCTION_ARGS)
 	{
 		uint32		slot = read_integer(parts.slots, parts.slot_size, i);
 
-		if (slot >= parts.ninstants ||
+		/* segments count from 1; beyond what an integer holds they look negative */
+		if (slot >= parts.ninstants || number_at(&parts, i) < 1 ||
 			(i > 0 && number_at(&parts, i - 1) >= number_at(&parts, i)))
 			PG_RETURN_BOOL(false);
 		used[slot] = true;
