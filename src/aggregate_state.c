@@ -28,6 +28,8 @@
  */
 #include "postgres.h"
 
+#include <limits.h>
+
 #include "aggregate.h"
 #include "varint.h"
 
@@ -143,18 +145,31 @@ aud_state_append(StringInfo buf, const AudAggregateDef *def,
 	}
 }
 
-/* Reads "len" bytes into memory of their own, aligned. */
+/* Reads a numeric or jsonb of "len" bytes into memory of its own, aligned. */
 static void *
 read_bytes(const char **p, const char *end, uint64 len)
 {
 	void	   *copy;
 
-	if (len > end - *p)
+	if (len < VARHDRSZ || len > end - *p)
 		aud_varint_corrupt();
 	copy = palloc(len);
 	memcpy(copy, *p, len);
+	if (VARATT_IS_EXTENDED(copy) || VARSIZE(copy) != len)
+		aud_varint_corrupt();
 	*p += len;
 	return copy;
+}
+
+/* Reads a length or number that is kept in an int. */
+static int
+read_int(const char **p, const char *end)
+{
+	uint64		value = aud_varint_read(p, end);
+
+	if (value > INT_MAX)
+		aud_varint_corrupt();
+	return value;
 }
 
 /* Reads what append_decimal wrote. */
@@ -214,6 +229,8 @@ aud_state_read(const char *p, const char *end, const AudAggregateDef *def,
 	state->known = true;
 	state->overflow = (*p++ & FLAG_OVERFLOW) != 0;
 	state->count = aud_varint_read(&p, end);
+	if (state->count < 0)
+		aud_varint_corrupt();
 	if (def->state == AUD_STATE_SEQUENCE)
 	{
 		state->time = aud_varint_read_signed(&p, end);
@@ -226,7 +243,7 @@ aud_state_read(const char *p, const char *end, const AudAggregateDef *def,
 		if (def->state == AUD_STATE_EDGE)
 		{
 			state->time = aud_varint_read_signed(&p, end);
-			state->id_len = aud_varint_read(&p, end);
+			state->id_len = read_int(&p, end);
 			if (state->id_len > end - p)
 				aud_varint_corrupt();
 			state->id = p;
@@ -240,7 +257,7 @@ aud_state_read(const char *p, const char *end, const AudAggregateDef *def,
 			read_queue(&p, end, def, state);
 	}
 	if (def->state == AUD_STATE_VALUES)
-		state->nvalues = state->max_values = aud_varint_read(&p, end);
+		state->nvalues = state->max_values = read_int(&p, end);
 	if (state->overflow)
 	{
 		if (!aud_aggregate_is_size(def))

@@ -109,6 +109,8 @@ next_entry(const char **p, const char *end, int *ordinal, Entry *entry)
 			aud_varint_corrupt();
 		*ordinal += missing;
 	}
+	if (*ordinal == INT_MAX)
+		aud_varint_corrupt();
 	entry->ordinal = ++*ordinal;
 	entry->version = aud_varint_read(p, end);
 	entry->score = 1;
