@@ -7,6 +7,7 @@
 #   make stresstest      five minutes of 16 sessions at everything (test/t/091_stress.pl)
 #   make bench           the benchmark, on a private server (bench/README.md)
 #   make bench-kafka     the benchmark of what goes through Kafka
+#   make fuzz            fuzzing of one target (FUZZ_TARGET) or all, FUZZ_SECONDS each
 #   make bench-report    docs/performance.md of its results
 
 EXTENSION = audience_manager
@@ -82,3 +83,8 @@ bench-kafka:
 	BENCH_PARTS=kafka BENCH_RESULTS=$(CURDIR)/bench/results/kafka.tsv bench/run.sh
 bench-report:
 	bench/report.sh $(BENCH_RESULTS)
+
+.PHONY: fuzz
+fuzz: export FUZZ_SECONDS := $(FUZZ_SECONDS)
+fuzz:
+	test/fuzz/run.sh $(FUZZ_TARGET)

@@ -223,6 +223,10 @@ install_packages "${BUILD_PACKAGES[@]}" libipc-run-perl
 if uses_kafka "$TAP"; then
 	install_packages openjdk-$JAVA_MAJOR-jre-headless openssl kcat python3-confluent-kafka
 fi
+if [[ " ${TAP//$'\n'/ } " == *" 095_fuzz "* ]]; then
+	# clang is for this test alone: where there is none, it is skipped
+	(trap remove_no_cluster_conf EXIT && install_packages clang-14 libclang-rt-14-dev) || say "There is no clang: 095_fuzz will be skipped."
+fi
 make_scratch test
 if uses_kafka "$TAP"; then
 	provide_kafka

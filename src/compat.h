@@ -274,15 +274,4 @@ aud_compat_backend(int place)
 #endif
 }
 
-/* The process that holds a lock, NULL if it is gone.  17 numbers processes, not backends. */
-static inline PGPROC *
-aud_compat_process_of(const VirtualTransactionId *holder)
-{
-#if PG_VERSION_NUM >= 170000
-	return ProcNumberGetProc(holder->procNumber);
-#else
-	return BackendIdGetProc(holder->backendId);
-#endif
-}
-
 #endif							/* AUD_COMPAT_H */

@@ -29,7 +29,6 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "compat.h"
 #include "definitions.h"
 #include "settings.h"
 #include "stats.h"
