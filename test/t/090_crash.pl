@@ -335,6 +335,8 @@ sub run_round
 	push @problems, $load->finish(durable => !$lazy && (!$promotion || $sync));
 	push @problems, 'the server takes no connections' unless wait_connect();
 	set_conf(synchronous_standby_names => "''");
+	# others wait for those that have changed definitions
+	$sums{'prepared transactions left'} += $load->resolve_prepared($node);
 	if ($reader)
 	{
 		$reader->query(q{INSERT INTO audience.events (user_id, event_type) SELECT 'after' || n, 'view' FROM generate_series(1, 3) n});
@@ -353,7 +355,6 @@ sub check
 	my $from = time;
 	my ($status, $out, $error);
 
-	$sums{'prepared transactions left'} += $load->resolve_prepared($node);
 	push @problems, $load->differences($node);
 	is(join("\n", @problems[ 0 .. ($#problems < 19 ? $#problems : 19) ]), '', "$label: what was confirmed is there");
 	$seconds{model} += time - $from;
