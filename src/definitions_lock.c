@@ -13,6 +13,9 @@
  * A lock request that waits makes all later ones queue behind it, so a change
  * that waited for a long transaction would stop ingestion meanwhile.  It
  * waits in short attempts instead, and lets the queue through between them.
+ * Where it is not a long transaction that is in the way, but many of some
+ * length that overlap, an attempt must be as long as they take to end: then
+ * attempts become longer.
  *
  *-------------------------------------------------------------------------
  */
@@ -36,9 +39,20 @@
 
 PG_FUNCTION_INFO_V1(aud_definitions_lock);
 
-/* how long an attempt waits: from the first to the longest; pauses are as long */
+/*
+ * How long an attempt waits: the first, the longest while a transaction lasts,
+ * and the longest while they come and go.  Pauses are as long.
+ */
 #define FIRST_ATTEMPT_MS	10
 #define LONGEST_ATTEMPT_MS	100
+#define LONGEST_DRAIN_MS	500
+
+/* transactions that hold a conflicting lock */
+typedef struct Holders
+{
+	int			n;
+	VirtualTransactionId *ids;	/* palloc'ed */
+} Holders;
 
 /* Keeps definitions from changing until the transaction ends. */
 void
@@ -112,6 +126,29 @@ attempt(Oid relid, int ms)
 	return locked;
 }
 
+/* Those who hold a conflicting lock now; allocated in the current context. */
+static Holders
+find_holders(Oid relid)
+{
+	Holders		holders;
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, relid);
+	holders.ids = GetLockConflicts(&tag, ShareRowExclusiveLock, &holders.n);
+	return holders;
+}
+
+/* Is one of them among the others, too? */
+static bool
+share_one(const Holders *some, const Holders *others)
+{
+	for (int i = 0; i < some->n; i++)
+		for (int j = 0; j < others->n; j++)
+			if (VirtualTransactionIdEquals(some->ids[i], others->ids[j]))
+				return true;
+	return false;
+}
+
 /*
  * Who holds a lock that conflicts with ShareRowExclusiveLock: 'process 123, 456
  * and prepared transaction "x"'.  Asked of pg_locks: to the lock manager a
@@ -180,11 +217,13 @@ aud_definitions_lock(PG_FUNCTION_ARGS)
 	TimestampTz start = GetCurrentTimestamp();
 	bool		waited = false;
 	int			ms = FIRST_ATTEMPT_MS;
+	Holders		known = {0};	/* of whom one was there at each attempt since */
 
 	while (!ConditionalLockRelationOid(relid, ShareRowExclusiveLock))
 	{
 		int			left = aud_definition_wait -
 			(int) TimestampDifferenceMilliseconds(start, GetCurrentTimestamp());
+		Holders		holders;
 
 		CHECK_FOR_INTERRUPTS();
 		if (left <= 0)
@@ -198,8 +237,24 @@ aud_definitions_lock(PG_FUNCTION_ARGS)
 		waited = true;
 		if (attempt(relid, Min(left, ms)))
 			break;
-		pg_usleep(ms * 1000L);
-		ms = Min(ms * 2, LONGEST_ATTEMPT_MS);
+		holders = find_holders(relid);
+		for (int paused = 0; paused < ms; paused += Min(ms, LONGEST_ATTEMPT_MS))
+		{
+			CHECK_FOR_INTERRUPTS();
+			pg_usleep(Min(ms, LONGEST_ATTEMPT_MS) * 1000L);
+		}
+		if (share_one(&known, &holders))
+		{
+			ms = Min(ms * 2, LONGEST_ATTEMPT_MS);
+			pfree(holders.ids);
+		}
+		else
+		{
+			ms = Min(ms * 2, LONGEST_DRAIN_MS);
+			if (known.ids != NULL)
+				pfree(known.ids);
+			known = holders;
+		}
 	}
 	check_snapshot();
 	PG_RETURN_VOID();

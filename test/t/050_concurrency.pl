@@ -15,6 +15,7 @@ use FindBin;
 use lib $FindBin::RealBin;
 
 use AudTest;
+use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -177,6 +178,29 @@ $waiting->query_safe('SELECT 1');
 $waiting->quit;
 is($node->safe_psql('postgres', q{SELECT string_agg(user_id, ',') FROM audience.segment_members('waited_for')}),
 	'waited', 'then it misses nobody');
+verify_empty($node);
+
+# nor does it starve where transactions overlap, each of them longer than the
+# attempts to get between them are at first
+append_to_file("$dir/overlap.sql", <<'SQL');
+BEGIN;
+SELECT audience.event_ingest(jsonb_build_object('userId', 'overlap' || :client_id, 'eventType', 'view'));
+\sleep 250 ms
+COMMIT;
+SQL
+my ($out, $error) = ('', '');
+my $overlap = IPC::Run::start(
+	[ $node->installed_command('pgbench'), '-n', '-h', $node->host, '-p', $node->port,
+		'-U', $ENV{PGUSER} // (getpwuid $<)[0], '-c', 10, '-j', 1, '-T', 12, '-f', "$dir/overlap.sql", 'postgres' ],
+	'<', \undef, '>', \$out, '2>', \$error);
+is($node->poll_query_until('postgres', q{SELECT count(*) = 10 FROM audience.profiles WHERE user_id ~ '^overlap'}), 1,
+	'transactions overlap');
+my @made = map {
+	($node->psql('postgres', "SET audience.definition_wait = '3s'; SELECT audience.segment_create('Overlap $_', 'eventCount >= $_')"))[2]
+} 1 .. 2;
+is(join('', @made), '', 'definitions are changed between them');
+$overlap->finish;
+unlike($error, qr/ERROR|aborted/, 'and nobody fails');
 verify_empty($node);
 
 $node->stop;
