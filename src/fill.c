@@ -505,13 +505,20 @@ aud_set_attributes(PG_FUNCTION_ARGS)
 
 	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false, TYPALIGN_INT, &ids, NULL, &n);
 	deconstruct_array(PG_GETARG_ARRAYTYPE_P(1), JSONBOID, -1, false, TYPALIGN_INT, &values, NULL, &nvalues);
-	Assert(n == nvalues);
+	if (n != nvalues)
+		ereport(ERROR,
+				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				 errmsg("arrays must be of one length")));
 	patches = palloc(Max(n, 1) * sizeof(Patch));
 	for (int i = 0; i < n; i++)
 	{
 		patches[i].user_id = TextDatumGetCString(ids[i]);
 		patches[i].position = i;
 		patches[i].attributes = DatumGetJsonbP(values[i]);
+		if (!JB_ROOT_IS_OBJECT(patches[i].attributes))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("attributes must be an object")));
 	}
 	qsort(patches, n, sizeof(Patch), compare_patches);
 

@@ -464,7 +464,9 @@ aud_kafka_take_events(PG_FUNCTION_ARGS)
 	if (elements(fcinfo, 2, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE, &offsets, &nulls) != n ||
 		elements(fcinfo, 3, TIMESTAMPTZOID, sizeof(TimestampTz), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE, &times, &no_time) != n ||
 		elements(fcinfo, 4, BYTEAOID, -1, false, TYPALIGN_INT, &messages, &no_message) != n)
-		elog(ERROR, "arrays must be of one length");
+		ereport(ERROR,
+				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				 errmsg("arrays must be of one length")));
 	begin_events(&events, false, n);
 	for (int i = 0; i < n; i++)
 	{
