@@ -71,6 +71,8 @@ $(OBJS) $(OBJS:.o=.bc) $(WORKER_OBJS): $(wildcard src/*.h bgworker/*.h)
 
 # the long forms of tests that everyday runs have in a short one
 .PHONY: crashtest stresstest
+# what is run for long begins elsewhere each time, and says where
+crashtest stresstest: export AUD_TEST_SEED ?= $(shell date +%s)
 crashtest:
 	AUD_CRASH_ROUNDS=$${AUD_CRASH_ROUNDS:-200} scripts/test.sh tap 090_crash
 stresstest:

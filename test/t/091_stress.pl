@@ -29,7 +29,7 @@ use Time::HiRes qw(time);
 
 my $seconds = env_number('AUD_STRESS_SECONDS', 30);
 my $clients = env_number('AUD_STRESS_CLIENTS', 16);
-my $seed = env_number('AUD_TEST_SEED', int time);
+my $seed = env_number('AUD_TEST_SEED', 1);
 srand($seed);
 # others that are tested beside this have deadlines
 POSIX::nice(5);

@@ -16,6 +16,7 @@ plan skip_all => 'clang-14 with its runtime libraries is not installed'
   && -e '/usr/lib/llvm-14/lib/clang/14.0.6/lib/linux/libclang_rt.fuzzer_no_main-x86_64.a';
 
 $ENV{FUZZ_TOTAL} //= 60;
+$ENV{FUZZ_SEED} //= 1;
 my @lines = split /\n/, `$source/test/fuzz/run.sh 2>&1`;
 my $status = $? >> 8;
 my $targets = 0;

@@ -6,7 +6,7 @@
 # access.  Functions that are internal may refuse a superuser's arguments in
 # any way, but not crash.
 #
-# AUD_SEED and AUD_CALLS set the seed and the superuser's number of calls;
+# AUD_TEST_SEED and AUD_CALLS set the seed and the superuser's number of calls;
 # each of the other roles makes a quarter of them.
 use strict;
 use warnings;
@@ -18,11 +18,10 @@ use AudTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $seed = env_number('AUD_SEED', int(time) % 1_000_000_000);
+my $seed = env_number('AUD_TEST_SEED', 1);
 my $ncalls = env_number('AUD_CALLS', 20_000);
 srand($seed);
-note "seed $seed";
-print STDERR "# 096_sql_fuzz: AUD_SEED=$seed\n";
+note("AUD_TEST_SEED=$seed AUD_CALLS=$ncalls");
 
 my $node = start_node('sql_fuzz', conf => "audience.strict = off\nlog_min_messages = error\nlog_statement = 'none'\n");
 my @levels = qw(ingest read kafka admin);
