@@ -141,6 +141,17 @@ sub processes_in
 	return grep { (readlink("/proc/$_/cwd") // '') eq $dir } map { m{(\d+)} } glob '/proc/[0-9]*';
 }
 
+# Removes what shared memory a server that was killed has left, which otherwise
+# its next start would.
+sub remove_memory
+{
+	my ($of) = @_;
+	my (undef, $id) = split ' ', (split /\n/, slurp_file($of->data_dir . '/postmaster.pid'))[6];
+
+	shmctl($id, 0, 0) or diag("could not remove shared memory $id: $!");    # 0: IPC_RMID
+	return;
+}
+
 # Kills the server of a node as a whole: those, too, that are just being started.
 # One that is left could wait for ever for a lock of another's.
 sub kill_everybody
@@ -263,6 +274,7 @@ sub strike
 		$standby->promote if !$first;
 		my $old = $node;
 		$node = $standby;
+		remove_memory($old);
 		$old->clean_node;
 		return;
 	}
