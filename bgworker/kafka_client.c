@@ -226,8 +226,9 @@ AudKafkaClient *
 aud_kafka_open_consumer(const AudKafkaOption *options, int noptions, const char *group, char *error)
 {
 	const AudKafkaOption defaults[] = {
-		{"queued.max.messages.kbytes", "32768"},
-		{"queued.min.messages", "20000"},
+		/* more than a second of messages: a partition that has enough is left alone for so long */
+		{"queued.max.messages.kbytes", "65536"},
+		{"queued.min.messages", "200000"},
 		{"fetch.error.backoff.ms", "100"},
 		{"fetch.message.max.bytes", "4194304"},
 		{"reconnect.backoff.max.ms", "2000"},

@@ -319,9 +319,8 @@ get_insert_plan(void)
 			"INSERT INTO audience.events "
 			"(user_id, occurred_at, event_id, event_type, properties, context) "
 			"SELECT u.user_id, u.occurred_at, u.event_id, u.event_type, u.properties, u.context "
-			"FROM unnest($1, $2, $3, $4, $5, $6) WITH ORDINALITY "
-			"u (user_id, occurred_at, event_id, event_type, properties, context, ordinal) "
-			"ORDER BY u.user_id COLLATE \"C\", u.occurred_at, u.event_id COLLATE \"C\", u.ordinal "
+			"FROM unnest($1, $2, $3, $4, $5, $6) "
+			"u (user_id, occurred_at, event_id, event_type, properties, context) "
 			"ON CONFLICT DO NOTHING";
 		Oid			types[6] = {
 			TEXTARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID,
@@ -338,6 +337,73 @@ get_insert_plan(void)
 	return insert_plan;
 }
 
+/* Compares texts as the C collation does. */
+static int
+compare_texts(Datum a, Datum b)
+{
+	text	   *left = DatumGetTextPP(a);
+	text	   *right = DatumGetTextPP(b);
+	Size		left_len = VARSIZE_ANY_EXHDR(left);
+	Size		right_len = VARSIZE_ANY_EXHDR(right);
+	int			result = memcmp(VARDATA_ANY(left), VARDATA_ANY(right), Min(left_len, right_len));
+
+	if (result != 0)
+		return result;
+	return left_len < right_len ? -1 : left_len > right_len ? 1 : 0;
+}
+
+/* Orders places of events by the primary key, and equal ones as they came. */
+static int
+compare_events(const void *a, const void *b, void *arg)
+{
+	const Events *events = arg;
+	int			left = *(const int *) a;
+	int			right = *(const int *) b;
+	int			result = compare_texts(events->user_ids[left], events->user_ids[right]);
+	TimestampTz left_time = DatumGetTimestampTz(events->times[left]);
+	TimestampTz right_time = DatumGetTimestampTz(events->times[right]);
+
+	if (result != 0)
+		return result;
+	if (left_time != right_time)
+		return left_time < right_time ? -1 : 1;
+	result = compare_texts(events->event_ids[left], events->event_ids[right]);
+	return result != 0 ? result : left - right;
+}
+
+/* A column in another order, palloc'ed. */
+static Datum *
+reorder(const Datum *column, const int *order, int n)
+{
+	Datum	   *result = palloc(n * sizeof(Datum));
+
+	for (int i = 0; i < n; i++)
+		result[i] = column[order[i]];
+	return result;
+}
+
+/* Puts the events in the order of the primary key. */
+static void
+sort_events(Events *events)
+{
+	int			n = events->n;
+	int		   *order = palloc(n * sizeof(int));
+	bool	   *no_context = palloc(n * sizeof(bool));
+
+	for (int i = 0; i < n; i++)
+		order[i] = i;
+	qsort_arg(order, n, sizeof(int), compare_events, events);
+	for (int i = 0; i < n; i++)
+		no_context[i] = events->no_context[order[i]];
+	events->user_ids = reorder(events->user_ids, order, n);
+	events->times = reorder(events->times, order, n);
+	events->event_ids = reorder(events->event_ids, order, n);
+	events->types = reorder(events->types, order, n);
+	events->properties = reorder(events->properties, order, n);
+	events->contexts = reorder(events->contexts, order, n);
+	events->no_context = no_context;
+}
+
 /* Inserts the events; how many were new. */
 static int64
 insert_events(Events *events)
@@ -348,6 +414,8 @@ insert_events(Events *events)
 
 	if (events->n == 0)
 		return 0;
+	if (events->n > 1)
+		sort_events(events);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	args[0] = aud_store_array(events->user_ids, NULL, events->n, TEXTOID);
@@ -426,7 +494,7 @@ elements(FunctionCallInfo fcinfo, int argument, Oid type, int16 len, bool byval,
 	return n;
 }
 
-/* A message's bytes as a JSON value, in the server's encoding. */
+/* A message's bytes, which must be UTF-8, as a JSON value in the server's encoding. */
 static Jsonb *
 read_message(const Events *events, Datum message)
 {
@@ -434,8 +502,6 @@ read_message(const Events *events, Datum message)
 	int			len = VARSIZE_ANY_EXHDR(bytes);
 	char	   *copy;
 
-	/* what is said to be UTF-8 is checked, whatever it becomes */
-	pg_verify_mbstr(PG_UTF8, VARDATA_ANY(bytes), len, false);
 	copy = pnstrdup(VARDATA_ANY(bytes), len);
 	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
 											  CStringGetDatum(pg_any_to_server(copy, len, PG_UTF8))));

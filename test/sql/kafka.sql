@@ -194,7 +194,7 @@ SELECT audience.event_ingest('{"userId":"b","eventId":"3","eventType":"view","ti
 SELECT audience.segment_add('list', ARRAY['a', 'c']);
 SELECT count(*), count(DISTINCT o.key), sum(o.messages), bool_and(o.recorded_at > now() - interval '1 minute') FROM audience.kafka_outbox o;
 -- numbers do not change when asked again, and are all different
-SELECT count(DISTINCT m.event_id), min(m.event_id) ~ '^[0-9]+/t[0-9]+$' FROM audience.kafka_sinks k, LATERAL (SELECT array_agg(o.id) FROM audience.kafka_outbox o WHERE o.sink = k.number) o (ids),
+SELECT count(DISTINCT m.event_id), min(m.event_id) ~ '^[0-9a-f]+/t[0-9]+$' FROM audience.kafka_sinks k, LATERAL (SELECT array_agg(o.id) FROM audience.kafka_outbox o WHERE o.sink = k.number) o (ids),
 	audience.kafka_outbox_messages(k.number, o.ids) m;
 SELECT * FROM pg_temp.sent();
 -- several segments at once
