@@ -23,8 +23,8 @@ my $ncalls = env_number('AUD_CALLS', 20_000);
 srand($seed);
 note("AUD_TEST_SEED=$seed AUD_CALLS=$ncalls");
 
-# those that are "internal" count on locks that their callers hold: called by
-# themselves, some read definitions that have been freed, and bring the server down
+# those that are "internal" count on what their callers give them: aggregates_add
+# stores rules that are no aggregates, and what reads these brings the server down
 my $internals = $ENV{AUD_INTERNALS} ? 'true' : 'false';
 my $node = start_node('sql_fuzz', conf => "audience.strict = off\nlog_min_messages = error\nlog_statement = 'none'\n");
 my @levels = qw(ingest read kafka admin);
