@@ -68,7 +68,7 @@ aud_consumer_partition(AudSource *source, int partition)
 
 /* Sets what the statistics say of a partition; NULL: they have no room for it. */
 void
-aud_consumer_set_state(AudKafkaPartition *shared, AudKafkaState state)
+aud_consumer_set_state(AudKafkaEntry *shared, AudKafkaState state)
 {
 	if (shared == NULL || shared->state == state)
 		return;
@@ -123,8 +123,12 @@ static AudSource *
 find_source(const AudConnection *connection, const char *topic)
 {
 	for (int i = 0; i < aud_consumer_setup.nsources; i++)
-		if (&aud_consumer_setup.connections[aud_consumer_setup.sources[i].cluster] == connection && strcmp(aud_consumer_setup.sources[i].topic, topic) == 0)
-			return &aud_consumer_setup.sources[i];
+	{
+		AudSource  *source = &aud_consumer_setup.sources[i];
+
+		if (&aud_consumer_setup.connections[source->cluster] == connection && strcmp(source->topic, topic) == 0)
+			return source;
+	}
 	return NULL;
 }
 
@@ -269,7 +273,7 @@ end_backing_off(void)
 	for (int i = 0; i < aud_consumer_setup.nsources; i++)
 		for (int j = 0; j < aud_consumer_setup.sources[i].npartitions; j++)
 		{
-			AudKafkaPartition *shared = aud_consumer_setup.sources[i].partitions[j].shared;
+			AudKafkaEntry *shared = aud_consumer_setup.sources[i].partitions[j].shared;
 
 			if (shared != NULL && shared->state == AUD_KAFKA_BACKING_OFF)
 				aud_consumer_set_state(shared, AUD_KAFKA_RUNNING);

@@ -34,7 +34,7 @@ typedef struct AudPartition
 	TimestampTz heard_at;		/* when anything was received last */
 	int			recent;			/* messages since bad ones were last counted anew, */
 	int			recent_bad;		/* and how many of them were bad */
-	AudKafkaPartition *shared;	/* NULL: no room */
+	AudKafkaEntry *shared;		/* NULL: no room */
 } AudPartition;
 
 typedef struct AudSource
@@ -47,7 +47,7 @@ typedef struct AudSource
 	char	   *out_of_range;	/* stop, earliest or latest */
 	char	   *cluster_id;		/* NULL: not known */
 	int			cluster;		/* index */
-	AudKafkaPartition *shared;	/* for what is wrong while no partition is known; NULL: some are, or no room */
+	AudKafkaEntry *shared;	/* for what is wrong while no partition is known; NULL: some are, or no room */
 	bool		ready;			/* it is known which partitions it has, and where to begin */
 	int			nknown;			/* partitions that kafka_offsets has, all consumers' together */
 	int			npartitions;
@@ -115,7 +115,7 @@ extern AudBatchResult aud_consumer_store(AudSource *source, const char *cluster,
 										 const AudKafkaMessage *messages, const int *indexes, int n);
 
 extern AudPartition *aud_consumer_partition(AudSource *source, int partition);
-extern void aud_consumer_set_state(AudKafkaPartition *shared, AudKafkaState state);
+extern void aud_consumer_set_state(AudKafkaEntry *shared, AudKafkaState state);
 extern void aud_consumer_set_states(AudSource *source, AudKafkaState state);
 
 #endif							/* AUD_CONSUMER_H */

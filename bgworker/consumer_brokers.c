@@ -62,13 +62,13 @@ aud_consumer_set_states(AudSource *source, AudKafkaState state)
 
 /* Is it known already that brokers are waited for, and why? */
 static bool
-is_known(const AudKafkaPartition *shared, const char *why)
+is_known(const AudKafkaEntry *shared, const char *why)
 {
 	return shared != NULL && shared->state == AUD_KAFKA_WAITING &&
 		strncmp(shared->last_error, why, AUD_KAFKA_ERROR_TEXT - 1) == 0;
 }
 
-/* Something is wrong with a source, for now, and its brokers are waited for. */
+/* Something is wrong with a source that time may mend: its brokers are waited for. */
 void
 aud_consumer_report(AudSource *source, int partition, const char *why)
 {
@@ -109,7 +109,7 @@ stop_source(void *arg)
 
 	args[0] = Int32GetDatum(stop->source->number);
 	args[1] = CStringGetTextDatum(stop->reason);
-	if (SPI_execute_plan(aud_kafka_plan(&plan, "SELECT audience.kafka_source_stop($1, $2) "
+	if (SPI_execute_plan(aud_frame_plan(&plan, "SELECT audience.kafka_source_stop($1, $2) "
 										"FROM audience.kafka_sources s WHERE s.number = $1 AND s.stopped IS NULL",
 										lengthof(types), types),
 						 args, NULL, false, 0) != SPI_OK_SELECT)
@@ -180,7 +180,7 @@ store_found(void *arg)
 
 	args[0] = Int32GetDatum(found->source->number);
 	args[1] = Int32GetDatum(found->npartitions);
-	if (SPI_execute_plan(aud_kafka_plan(&insert, "INSERT INTO audience.kafka_offsets (source, partition, start) "
+	if (SPI_execute_plan(aud_frame_plan(&insert, "INSERT INTO audience.kafka_offsets (source, partition, start) "
 										"SELECT s.number, p, CASE WHEN s.discovered THEN -2 ELSE s.start END "
 										"FROM audience.kafka_sources s, pg_catalog.generate_series(0, $2 - 1) p "
 										"WHERE s.number = $1 FOR KEY SHARE OF s ON CONFLICT DO NOTHING",
@@ -188,7 +188,7 @@ store_found(void *arg)
 						 args, NULL, false, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not store partitions");
 	args[1] = CStringGetTextDatum(found->cluster_id);
-	if (SPI_execute_plan(aud_kafka_plan(&update, "UPDATE audience.kafka_sources s SET discovered = true, cluster_id = $2 "
+	if (SPI_execute_plan(aud_frame_plan(&update, "UPDATE audience.kafka_sources s SET discovered = true, cluster_id = $2 "
 										"WHERE s.number = $1",
 										lengthof(update_types), update_types),
 						 args, NULL, false, 0) != SPI_OK_UPDATE ||
@@ -217,15 +217,18 @@ find_partitions(AudConnection *connection, AudSource *source)
 	}
 	if (source->cluster_id != NULL && strcmp(source->cluster_id, id) != 0)
 	{
-		aud_consumer_stop(source, -1, psprintf("cluster \"%s\" calls itself \"%s\" now, not \"%s\": its offsets are not those of before",
-								  connection->cluster->name, id, source->cluster_id));
+		aud_consumer_stop(source, -1,
+						  psprintf("cluster \"%s\" calls itself \"%s\" now, not \"%s\": its offsets are not those of before",
+								   connection->cluster->name, id, source->cluster_id));
 		return false;
 	}
 	if (n == source->nknown && source->cluster_id != NULL)
 		return true;
 	if (n < source->nknown)
 	{
-		aud_consumer_stop(source, -1, psprintf("topic \"%s\" has %d partitions, fewer than before: it has been made anew", source->topic, n));
+		aud_consumer_stop(source, -1,
+						  psprintf("topic \"%s\" has %d partitions, fewer than before: it has been made anew",
+								   source->topic, n));
 		return false;
 	}
 	found.npartitions = n;
@@ -259,7 +262,8 @@ store_offset(void *arg)
 	args[2] = Int64GetDatum(found->partition->epoch);
 	args[3] = Int64GetDatum(found->offset);
 	args[4] = Int64GetDatum(found->partition->next);
-	if (SPI_execute_plan(aud_kafka_plan(&plan, "UPDATE audience.kafka_offsets o SET next_offset = $4, moved_at = pg_catalog.clock_timestamp() "
+	if (SPI_execute_plan(aud_frame_plan(&plan, "UPDATE audience.kafka_offsets o "
+										"SET next_offset = $4, moved_at = pg_catalog.clock_timestamp() "
 										"WHERE o.source = $1 AND o.partition = $2 AND o.epoch = $3 AND o.next_offset IS NOT DISTINCT FROM $5",
 										lengthof(types), types),
 						 args, nulls, false, 0) != SPI_OK_UPDATE)
@@ -464,8 +468,9 @@ aud_consumer_out_of_range(AudSource *source, AudPartition *partition)
 	if (strcmp(source->out_of_range, "stop") == 0)
 	{
 		aud_consumer_stop(source, partition->partition,
-			 psprintf("offset " INT64_FORMAT " of partition %d is not there: what was to come next has been deleted, or the topic was made anew",
-					  partition->next, partition->partition));
+						  psprintf("offset " INT64_FORMAT " of partition %d is not there: "
+								   "what was to come next has been deleted, or the topic was made anew",
+								   partition->next, partition->partition));
 		return;
 	}
 	place.offset = strcmp(source->out_of_range, "latest") == 0 ? AUD_KAFKA_END : AUD_KAFKA_BEGINNING;

@@ -81,7 +81,7 @@ read_partitions(AudSetup *new, AudSource *source)
 	args[0] = Int32GetDatum(source->number);
 	args[1] = Int32GetDatum(aud_kafka_consumers);
 	args[2] = Int32GetDatum(aud_frame_slot->number);
-	if (SPI_execute_plan(aud_kafka_plan(&plan, "SELECT o.partition, o.next_offset, o.start, o.epoch FROM audience.kafka_offsets o "
+	if (SPI_execute_plan(aud_frame_plan(&plan, "SELECT o.partition, o.next_offset, o.start, o.epoch FROM audience.kafka_offsets o "
 										"WHERE o.source = $1 AND (o.partition::pg_catalog.int8 + $1) % $2 = $3 ORDER BY o.partition",
 										lengthof(types), types),
 						 args, NULL, true, 0) != SPI_OK_SELECT)
@@ -193,9 +193,9 @@ static void
 show_source(AudSource *source)
 {
 	if (source->nknown == 0 && aud_frame_slot->number == 0)
-		source->shared = aud_kafka_stats_partition(source->number, -1);
+		source->shared = aud_kafka_stats_entry(false, source->number, -1);
 	for (int i = 0; i < source->npartitions; i++)
-		source->partitions[i].shared = aud_kafka_stats_partition(source->number, source->partitions[i].partition);
+		source->partitions[i].shared = aud_kafka_stats_entry(false, source->number, source->partitions[i].partition);
 }
 
 /* Takes over a new configuration. */

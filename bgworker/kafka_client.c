@@ -152,14 +152,31 @@ set_option(rd_kafka_conf_t *conf, const AudKafkaOption *option, char *error)
 	return false;
 }
 
-/* Sets several options. */
-static bool
-set_options(rd_kafka_conf_t *conf, const AudKafkaOption *options, int noptions, char *error)
+/* Some options. */
+typedef struct Options
 {
-	for (int i = 0; i < noptions; i++)
-		if (!set_option(conf, &options[i], error))
-			return false;
-	return true;
+	const AudKafkaOption *options;
+	int			n;
+} Options;
+
+/*
+ * A configuration of several sets of options, the later ones above the earlier,
+ * that has a client queue these events; NULL: "error" says why.
+ */
+static rd_kafka_conf_t *
+make_conf(const Options *sets, int nsets, int events, char *error)
+{
+	rd_kafka_conf_t *conf = rd_kafka_conf_new();
+
+	for (int i = 0; i < nsets; i++)
+		for (int j = 0; j < sets[i].n; j++)
+			if (!set_option(conf, &sets[i].options[j], error))
+			{
+				rd_kafka_conf_destroy(conf);
+				return NULL;
+			}
+	rd_kafka_conf_set_events(conf, events);
+	return conf;
 }
 
 /* Has a queue wake the process. */
@@ -246,17 +263,10 @@ aud_kafka_open_consumer(const AudKafkaOption *options, int noptions, const char 
 		{"log.queue", "true"},
 		{"log.connection.close", "false"},
 	};
-	rd_kafka_conf_t *conf = rd_kafka_conf_new();
+	const Options sets[] = {{defaults, lengthof(defaults)}, {options, noptions}, {ours, lengthof(ours)}};
+	rd_kafka_conf_t *conf = make_conf(sets, lengthof(sets), RD_KAFKA_EVENT_ERROR | RD_KAFKA_EVENT_LOG, error);
 
-	if (!set_options(conf, defaults, lengthof(defaults), error) ||
-		!set_options(conf, options, noptions, error) ||
-		!set_options(conf, ours, lengthof(ours), error))
-	{
-		rd_kafka_conf_destroy(conf);
-		return NULL;
-	}
-	rd_kafka_conf_set_events(conf, RD_KAFKA_EVENT_ERROR | RD_KAFKA_EVENT_LOG);
-	return open_client(RD_KAFKA_CONSUMER, conf, error);
+	return conf == NULL ? NULL : open_client(RD_KAFKA_CONSUMER, conf, error);
 }
 
 /* The handle of a topic, made when it is first asked for; NULL: "error". */
@@ -301,18 +311,10 @@ aud_kafka_open_producer(const AudKafkaOption *options, int noptions, const char 
 		{"log.queue", "true"},
 		{"log.connection.close", "false"},
 	};
-	rd_kafka_conf_t *conf = rd_kafka_conf_new();
-	AudKafkaClient *client;
+	const Options sets[] = {{defaults, lengthof(defaults)}, {options, noptions}, {ours, lengthof(ours)}};
+	rd_kafka_conf_t *conf = make_conf(sets, lengthof(sets), RD_KAFKA_EVENT_DR | RD_KAFKA_EVENT_ERROR | RD_KAFKA_EVENT_LOG, error);
+	AudKafkaClient *client = conf == NULL ? NULL : open_client(RD_KAFKA_PRODUCER, conf, error);
 
-	if (!set_options(conf, defaults, lengthof(defaults), error) ||
-		!set_options(conf, options, noptions, error) ||
-		!set_options(conf, ours, lengthof(ours), error))
-	{
-		rd_kafka_conf_destroy(conf);
-		return NULL;
-	}
-	rd_kafka_conf_set_events(conf, RD_KAFKA_EVENT_DR | RD_KAFKA_EVENT_ERROR | RD_KAFKA_EVENT_LOG);
-	client = open_client(RD_KAFKA_PRODUCER, conf, error);
 	if (client != NULL && get_topic(client, topic) == NULL)
 	{
 		strlcpy(error, client->error, AUD_KAFKA_ERROR);
@@ -389,6 +391,17 @@ aud_kafka_count_partitions(AudKafkaClient *client, const char *topic, int timeou
 	return count;
 }
 
+/* librdkafka's form of places; the caller's, to be destroyed. */
+static rd_kafka_topic_partition_list_t *
+make_list(const AudKafkaPlace *places, int nplaces)
+{
+	rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(nplaces);
+
+	for (int i = 0; i < nplaces; i++)
+		rd_kafka_topic_partition_list_add(list, places[i].topic, places[i].partition)->offset = places[i].offset;
+	return list;
+}
+
 /*
  * Turns instants (milliseconds since 1970, AUD_KAFKA_BEGINNING or
  * AUD_KAFKA_END) in "offset" into the offsets of the first messages from then
@@ -397,12 +410,10 @@ aud_kafka_count_partitions(AudKafkaClient *client, const char *topic, int timeou
 bool
 aud_kafka_find_offsets(AudKafkaClient *client, AudKafkaPlace *places, int nplaces, int timeout_ms)
 {
-	rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(nplaces);
+	rd_kafka_topic_partition_list_t *list = make_list(places, nplaces);
 	rd_kafka_resp_err_t err;
 	bool		again = false;
 
-	for (int i = 0; i < nplaces; i++)
-		rd_kafka_topic_partition_list_add(list, places[i].topic, places[i].partition)->offset = places[i].offset;
 	err = rd_kafka_offsets_for_times(client->rk, list, timeout_ms);
 	for (int i = 0; i < nplaces && err == RD_KAFKA_RESP_ERR_NO_ERROR; i++)
 	{
@@ -449,11 +460,9 @@ aud_kafka_watermarks(AudKafkaClient *client, const char *topic, int32 partition,
 bool
 aud_kafka_assign(AudKafkaClient *client, const AudKafkaPlace *places, int nplaces)
 {
-	rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(nplaces);
+	rd_kafka_topic_partition_list_t *list = make_list(places, nplaces);
 	rd_kafka_resp_err_t err;
 
-	for (int i = 0; i < nplaces; i++)
-		rd_kafka_topic_partition_list_add(list, places[i].topic, places[i].partition)->offset = places[i].offset;
 	err = rd_kafka_assign(client->rk, list);
 	rd_kafka_topic_partition_list_destroy(list);
 	return err == RD_KAFKA_RESP_ERR_NO_ERROR || fail(client, err);

@@ -41,7 +41,7 @@ typedef struct AudKafkaPlace
 typedef enum AudKafkaKind
 {
 	AUD_KAFKA_MESSAGE,
-	AUD_KAFKA_AT_END,			/* nothing more at "offset", for now */
+	AUD_KAFKA_AT_END,			/* nothing at "offset" yet */
 	AUD_KAFKA_OUT_OF_RANGE,		/* there is no such offset */
 	AUD_KAFKA_FAILED			/* something else is wrong with the partition */
 } AudKafkaKind;

@@ -25,26 +25,10 @@
 #include "utils/memutils.h"
 
 #include "kafka_config.h"
+#include "worker_frame.h"
 
 /* of a secret, in bytes */
 #define SECRET_MAX	4096
-
-/* Plans a query once and keeps the plan.  Connected to SPI. */
-SPIPlanPtr
-aud_kafka_plan(SPIPlanPtr *plan, const char *query, int nargs, const Oid *types)
-{
-	if (*plan == NULL)
-	{
-		SPIPlanPtr	made = SPI_prepare(query, nargs, (Oid *) types);
-
-		if (made == NULL)
-			elog(ERROR, "could not prepare \"%s\": %s", query, SPI_result_code_string(SPI_result));
-		if (SPI_keepplan(made) != 0)
-			elog(ERROR, "SPI_keepplan failed");
-		*plan = made;
-	}
-	return *plan;
-}
 
 /* A column of a row of the last query as text, in mcxt; NULL where it is null. */
 char *
@@ -158,7 +142,7 @@ aud_kafka_read_cluster(const char *name, AudKafkaOptionUse use, MemoryContext mc
 	Datum		value = CStringGetTextDatum(name);
 
 	cluster->name = MemoryContextStrdup(mcxt, name);
-	if (SPI_execute_plan(aud_kafka_plan(&plan, "SELECT e.key, e.value FROM audience.kafka_clusters c, "
+	if (SPI_execute_plan(aud_frame_plan(&plan, "SELECT e.key, e.value FROM audience.kafka_clusters c, "
 										"pg_catalog.jsonb_each_text(c.options) e WHERE c.name = $1 ORDER BY e.key COLLATE \"C\"",
 										lengthof(types), types),
 						 &value, NULL, true, 0) != SPI_OK_SELECT)

@@ -27,7 +27,6 @@ typedef struct AudKafkaCluster
 	char	   *problem;		/* why it cannot be used; NULL: it can */
 } AudKafkaCluster;
 
-extern SPIPlanPtr aud_kafka_plan(SPIPlanPtr *plan, const char *query, int nargs, const Oid *types);
 extern char *aud_kafka_cell(int row, int column, MemoryContext mcxt);
 extern int64 aud_kafka_cell_int(int row, int column, int64 otherwise);
 

@@ -109,7 +109,7 @@ static void
 forget_rows(AudSink *sink)
 {
 	HASH_SEQ_STATUS status;
-	AudOutboxRow		   *row;
+	AudOutboxRow *row;
 
 	hash_seq_init(&status, sink->rows);
 	while ((row = hash_seq_search(&status)) != NULL)
@@ -189,6 +189,18 @@ find_sink(const Setup *in, int number)
 	return NULL;
 }
 
+/* Opens a producer for a sink; NULL: "error" says why not. */
+static AudKafkaClient *
+open_producer(const AudSink *sink, char *error)
+{
+	if (sink->cluster->problem != NULL)
+	{
+		strlcpy(error, sink->cluster->problem, AUD_KAFKA_ERROR);
+		return NULL;
+	}
+	return aud_kafka_open_producer(sink->cluster->options, sink->cluster->noptions, sink->topic, error);
+}
+
 /*
  * Would a producer of the new cluster work at all?  A setting that cannot be
  * used leaves the old one in force.
@@ -197,17 +209,12 @@ static bool
 is_usable(const AudSink *sink)
 {
 	char		error[AUD_KAFKA_ERROR];
-	AudKafkaClient *client;
+	AudKafkaClient *client = open_producer(sink, error);
 
-	strlcpy(error, sink->cluster->problem ? sink->cluster->problem : "", sizeof(error));
-	if (sink->cluster->problem == NULL)
+	if (client != NULL)
 	{
-		client = aud_kafka_open_producer(sink->cluster->options, sink->cluster->noptions, sink->topic, error);
-		if (client != NULL)
-		{
-			aud_kafka_close(client);
-			return true;
-		}
+		aud_kafka_close(client);
+		return true;
 	}
 	aud_kafka_stats_error(true, sink->number, -1, 0, error);
 	ereport(LOG, (errmsg("new options of Kafka cluster \"%s\" cannot be used: %s", sink->cluster->name, error), errhidestmt(true)));
@@ -266,7 +273,7 @@ look(AudStep *step)
 			drop_sink(setup.sinks[i]);
 	for (int i = 0; i < new.nsinks; i++)
 		if (new.sinks[i]->shared == NULL)
-			new.sinks[i]->shared = aud_kafka_stats_sink(new.sinks[i]->number);
+			new.sinks[i]->shared = aud_kafka_stats_entry(true, new.sinks[i]->number, -1);
 	if (setup.mcxt != NULL)
 		MemoryContextDelete(setup.mcxt);
 	setup = new;
@@ -315,7 +322,7 @@ take_news(AudSink *sink)
 	aud_kafka_serve(sink->client, &news);
 	for (int i = 0; i < news.nacked; i++)
 	{
-		AudOutboxRow		   *row = hash_search(sink->rows, &news.acked[i], HASH_FIND, NULL);
+		AudOutboxRow *row = hash_search(sink->rows, &news.acked[i], HASH_FIND, NULL);
 
 		if (row == NULL || row->waiting == 0)
 			continue;
@@ -350,7 +357,7 @@ take_news(AudSink *sink)
 static void
 finish_row(AudSink *sink, int64 id)
 {
-	AudOutboxRow		   *row = hash_search(sink->rows, &id, HASH_FIND, NULL);
+	AudOutboxRow *row = hash_search(sink->rows, &id, HASH_FIND, NULL);
 
 	/* it may have come so far before, and be gone */
 	if (row == NULL || row->sent)
@@ -384,13 +391,13 @@ send_message(AudReading *reading, int n)
 static bool
 send_messages(AudSink *sink)
 {
-	AudReading    *reading = sink->reading;
+	AudReading *reading = sink->reading;
 	int			before = reading->nsent;
 
 	while (reading->nsent < reading->nmessages)
 	{
 		int64		id = reading->tags[reading->nsent];
-		AudOutboxRow		   *row;
+		AudOutboxRow *row;
 		AudKafkaSent result = send_message(reading, reading->nsent);
 
 		if (result == AUD_KAFKA_REFUSED)
@@ -426,7 +433,7 @@ send_messages(AudSink *sink)
 static bool
 send_new(AudSink *sink)
 {
-	AudReading    *reading;
+	AudReading *reading;
 	bool		more;
 
 	if (sink->reading == NULL && (sink->waiting > AUD_RELAY_MESSAGES / 2 || !aud_relay_read(sink)))
@@ -444,7 +451,7 @@ send_new(AudSink *sink)
 	return more;
 }
 
-/* Opens the sink's producer; false: it cannot be, for now. */
+/* Opens the sink's producer; false: it cannot be opened, or not yet. */
 static bool
 open_sink(AudSink *sink)
 {
@@ -454,10 +461,7 @@ open_sink(AudSink *sink)
 		return true;
 	if (sink->not_before > GetCurrentTimestamp())
 		return false;
-	if (sink->cluster->problem == NULL)
-		sink->client = aud_kafka_open_producer(sink->cluster->options, sink->cluster->noptions, sink->topic, error);
-	else
-		strlcpy(error, sink->cluster->problem, sizeof(error));
+	sink->client = open_producer(sink, error);
 	if (sink->client == NULL)
 		fail_sink(sink, error);
 	else

@@ -48,12 +48,12 @@ typedef struct AudSink
 	HTAB	   *rows;			/* on their way */
 	int			ndone;			/* of these are acknowledged, and can be deleted */
 	int			waiting;		/* messages that are not acknowledged */
-	AudReading    *reading;		/* what is being given to the producer; NULL: nothing */
+	AudReading *reading;		/* what is being given to the producer; NULL: nothing */
 	int64		low;			/* no row below this will appear */
 	int64		mark;			/* when all of mark_xmax have ended, low may be this; 0: none */
 	TransactionId mark_xmax;
 	bool		resending;		/* what is read next was sent before, maybe */
-	AudKafkaSink *shared;		/* NULL: no room */
+	AudKafkaEntry *shared;		/* NULL: no room */
 } AudSink;
 
 /* What a look at the outbox is about, what it finds, and how much of that the producer has. */

@@ -42,7 +42,7 @@ static int64
 lowest_row(AudSink *sink)
 {
 	HASH_SEQ_STATUS status;
-	AudOutboxRow		   *row;
+	AudOutboxRow *row;
 	int64		lowest = PG_INT64_MAX;
 
 	hash_seq_init(&status, sink->rows);
@@ -91,7 +91,7 @@ find_rows(AudReading *reading)
 	values[0] = Int32GetDatum(sink->number);
 	values[1] = Int64GetDatum(sink->low);
 	values[2] = Int64GetDatum(most);
-	if (SPI_execute_plan(aud_kafka_plan(&plan, "SELECT o.id, o.messages FROM audience.kafka_outbox o "
+	if (SPI_execute_plan(aud_frame_plan(&plan, "SELECT o.id, o.messages FROM audience.kafka_outbox o "
 										"WHERE o.sink = $1 AND o.id >= $2 ORDER BY o.id LIMIT $3",
 										lengthof(types), types),
 						 values, NULL, true, 0) != SPI_OK_SELECT)
@@ -133,7 +133,7 @@ read_outbox(void *arg)
 {
 	static SPIPlanPtr plan = NULL;
 	static const Oid types[] = {INT4OID, INT8ARRAYOID};
-	AudReading    *reading = arg;
+	AudReading *reading = arg;
 	Datum		values[2];
 	Datum	   *ids;
 
@@ -145,7 +145,7 @@ read_outbox(void *arg)
 		ids[i] = Int64GetDatum(reading->ids[i]);
 	values[0] = Int32GetDatum(reading->sink->number);
 	values[1] = PointerGetDatum(construct_array(ids, reading->nids, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-	if (SPI_execute_plan(aud_kafka_plan(&plan, "SELECT m.id, m.key, m.event_id, m.message "
+	if (SPI_execute_plan(aud_frame_plan(&plan, "SELECT m.id, m.key, m.event_id, m.message "
 										"FROM audience.kafka_outbox_messages($1, $2) m",
 										lengthof(types), types),
 						 values, NULL, true, 0) != SPI_OK_SELECT)
@@ -188,7 +188,7 @@ add_rows(const AudReading *reading)
 {
 	for (int i = 0; i < reading->nids; i++)
 	{
-		AudOutboxRow		   *row = hash_search(reading->sink->rows, &reading->ids[i], HASH_ENTER, NULL);
+		AudOutboxRow *row = hash_search(reading->sink->rows, &reading->ids[i], HASH_ENTER, NULL);
 
 		row->waiting = 0;
 		row->sent = false;
@@ -200,7 +200,7 @@ bool
 aud_relay_read(AudSink *sink)
 {
 	MemoryContext mcxt = AllocSetContextCreate(CurrentMemoryContext, "audience outbox reading", ALLOCSET_DEFAULT_SIZES);
-	AudReading    *reading = MemoryContextAllocZero(mcxt, sizeof(AudReading));
+	AudReading *reading = MemoryContextAllocZero(mcxt, sizeof(AudReading));
 
 	reading->sink = sink;
 	reading->mcxt = mcxt;
@@ -238,7 +238,7 @@ delete_rows(void *arg)
 
 	values[0] = Int32GetDatum(done->sink->number);
 	values[1] = PointerGetDatum(construct_array(done->ids, done->nids, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-	if (SPI_execute_plan(aud_kafka_plan(&plan, "DELETE FROM audience.kafka_outbox o WHERE o.sink = $1 AND o.id = ANY ($2)",
+	if (SPI_execute_plan(aud_frame_plan(&plan, "DELETE FROM audience.kafka_outbox o WHERE o.sink = $1 AND o.id = ANY ($2)",
 										lengthof(types), types),
 						 values, NULL, false, 0) != SPI_OK_DELETE)
 		elog(ERROR, "could not delete from table \"kafka_outbox\"");
@@ -250,7 +250,7 @@ void
 aud_relay_cross_off(AudSink *sink)
 {
 	HASH_SEQ_STATUS status;
-	AudOutboxRow		   *row;
+	AudOutboxRow *row;
 	Done		done = {.sink = sink};
 
 	if (sink->ndone == 0)

@@ -56,23 +56,6 @@
 
 extern PGDLLEXPORT void aud_scheduler_main(Datum main_arg);
 
-/* Plans a query once and keeps the plan.  Connected to SPI. */
-static SPIPlanPtr
-prepare_once(SPIPlanPtr *plan, const char *query)
-{
-	if (*plan == NULL)
-	{
-		SPIPlanPtr	made = SPI_prepare(query, 0, NULL);
-
-		if (made == NULL)
-			elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
-		if (SPI_keepplan(made) != 0)
-			elog(ERROR, "SPI_keepplan failed");
-		*plan = made;
-	}
-	return *plan;
-}
-
 /*
  * The only value of a query that gives one; sees what the step has changed so
  * far.  By reference in memory of the SPI connection.
@@ -181,16 +164,16 @@ run_timers(AudStep *step)
 		LWLockRelease(aud_workers->lock);
 		return;
 	}
-	done = DatumGetInt64(query_value(prepare_once(&run_plan,
-												  "SELECT audience.run_due(" CppAsString2(TIMERS_BATCH) ")"),
+	done = DatumGetInt64(query_value(aud_frame_plan(&run_plan, "SELECT audience.run_due(" CppAsString2(TIMERS_BATCH) ")",
+													0, NULL),
 									 &isnull));
 	if (isnull)
 		done = 0;
 	step->more = done >= TIMERS_BATCH;
 	if (!step->more)
 	{
-		Datum		value = query_value(prepare_once(&next_plan,
-													 "SELECT pg_catalog.min(due_at) FROM audience.timers"),
+		Datum		value = query_value(aud_frame_plan(&next_plan, "SELECT pg_catalog.min(due_at) FROM audience.timers",
+													   0, NULL),
 										&isnull);
 
 		if (!isnull)
@@ -220,7 +203,7 @@ run_work(AudStep *step, SPIPlanPtr *plan, const char *query)
 
 	if (must_wait(step))
 		return;
-	left = DatumGetInt32(query_value(prepare_once(plan, query), &isnull));
+	left = DatumGetInt32(query_value(aud_frame_plan(plan, query, 0, NULL), &isnull));
 	step->more = left == 1;
 	if (left == 2)
 		step->again = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BUSY_MS);
@@ -272,7 +255,7 @@ see_to_kafka(AudStep *step)
 	bool		relay = false;
 	int			consumers = 0;
 
-	if (SPI_execute_plan(prepare_once(&plan, "SELECT w.relay, w.consumers, w.sources, w.sinks FROM audience.kafka_wants() w"),
+	if (SPI_execute_plan(aud_frame_plan(&plan, "SELECT w.relay, w.consumers, w.sources, w.sinks FROM audience.kafka_wants() w", 0, NULL),
 						 NULL, NULL, true, 0) != SPI_OK_SELECT || SPI_processed != 1)
 		elog(ERROR, "could not find out what is exchanged with Kafka");
 	for (int i = 0; i < lengthof(values); i++)

@@ -51,20 +51,21 @@ aud_kafka_stats_start(LWLock *lock)
 }
 
 /*
- * This database's entry of a partition, which this process has from now on;
- * NULL: there is no room.
+ * This database's entry of a source's partition or of a sink, which this process
+ * has from now on; NULL: there is no room.
  */
-AudKafkaPartition *
-aud_kafka_stats_partition(int source, int partition)
+AudKafkaEntry *
+aud_kafka_stats_entry(bool of_sink, int number, int partition)
 {
-	AudKafkaPartition *result = NULL;
+	AudKafkaEntry *result = NULL;
 
 	LWLockAcquire(aud_kafka_stats->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < AUD_KAFKA_PARTITIONS_MAX; i++)
+	for (int i = 0; i < AUD_KAFKA_ENTRIES_MAX; i++)
 	{
-		AudKafkaPartition *entry = &aud_kafka_stats->partitions[i];
+		AudKafkaEntry *entry = &aud_kafka_stats->entries[i];
 
-		if (entry->database == MyDatabaseId && entry->source == source && entry->partition == partition)
+		if (entry->database == MyDatabaseId && entry->of_sink == of_sink &&
+			entry->number == number && entry->partition == partition)
 		{
 			result = entry;
 			break;
@@ -78,45 +79,12 @@ aud_kafka_stats_partition(int source, int partition)
 		{
 			memset(result, 0, sizeof(*result));
 			result->database = MyDatabaseId;
-			result->source = source;
+			result->of_sink = of_sink;
+			result->number = number;
 			result->partition = partition;
 			result->low = result->high = -1;
-			result->last_message_at = result->last_commit_at = result->last_error_at = DT_NOBEGIN;
-		}
-		result->pid = MyProcPid;
-		result->state = AUD_KAFKA_CONNECTING;
-	}
-	LWLockRelease(aud_kafka_stats->lock);
-	return result;
-}
-
-/* The same for a sink. */
-AudKafkaSink *
-aud_kafka_stats_sink(int sink)
-{
-	AudKafkaSink *result = NULL;
-
-	LWLockAcquire(aud_kafka_stats->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < AUD_KAFKA_SINKS_MAX; i++)
-	{
-		AudKafkaSink *entry = &aud_kafka_stats->sinks[i];
-
-		if (entry->database == MyDatabaseId && entry->sink == sink)
-		{
-			result = entry;
-			break;
-		}
-		if (entry->database == InvalidOid && result == NULL)
-			result = entry;
-	}
-	if (result != NULL)
-	{
-		if (result->database == InvalidOid)
-		{
-			memset(result, 0, sizeof(*result));
-			result->database = MyDatabaseId;
-			result->sink = sink;
-			result->last_ack_at = result->last_error_at = DT_NOBEGIN;
+			result->last_error_at = result->last_message_at = DT_NOBEGIN;
+			result->last_commit_at = result->last_ack_at = DT_NOBEGIN;
 		}
 		result->pid = MyProcPid;
 		result->state = AUD_KAFKA_CONNECTING;
@@ -131,15 +99,15 @@ void
 aud_kafka_stats_leave(int code, Datum arg)
 {
 	LWLockAcquire(aud_kafka_stats->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < AUD_KAFKA_PARTITIONS_MAX; i++)
-		if (aud_kafka_stats->partitions[i].pid == MyProcPid)
-			aud_kafka_stats->partitions[i].pid = 0;
-	for (int i = 0; i < AUD_KAFKA_SINKS_MAX; i++)
-		if (aud_kafka_stats->sinks[i].pid == MyProcPid)
-		{
-			aud_kafka_stats->sinks[i].pid = 0;
-			aud_kafka_stats->sinks[i].in_flight = 0;
-		}
+	for (int i = 0; i < AUD_KAFKA_ENTRIES_MAX; i++)
+	{
+		AudKafkaEntry *entry = &aud_kafka_stats->entries[i];
+
+		if (entry->pid != MyProcPid)
+			continue;
+		entry->pid = 0;
+		entry->in_flight = 0;
+	}
 	LWLockRelease(aud_kafka_stats->lock);
 }
 
@@ -158,18 +126,12 @@ void
 aud_kafka_stats_keep(const int *sources, int nsources, const int *sinks, int nsinks)
 {
 	LWLockAcquire(aud_kafka_stats->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < AUD_KAFKA_PARTITIONS_MAX; i++)
+	for (int i = 0; i < AUD_KAFKA_ENTRIES_MAX; i++)
 	{
-		AudKafkaPartition *entry = &aud_kafka_stats->partitions[i];
+		AudKafkaEntry *entry = &aud_kafka_stats->entries[i];
 
-		if (entry->database == MyDatabaseId && entry->pid == 0 && !is_among(entry->source, sources, nsources))
-			entry->database = InvalidOid;
-	}
-	for (int i = 0; i < AUD_KAFKA_SINKS_MAX; i++)
-	{
-		AudKafkaSink *entry = &aud_kafka_stats->sinks[i];
-
-		if (entry->database == MyDatabaseId && entry->pid == 0 && !is_among(entry->sink, sinks, nsinks))
+		if (entry->database == MyDatabaseId && entry->pid == 0 &&
+			!(entry->of_sink ? is_among(entry->number, sinks, nsinks) : is_among(entry->number, sources, nsources)))
 			entry->database = InvalidOid;
 	}
 	LWLockRelease(aud_kafka_stats->lock);
@@ -187,7 +149,7 @@ copy_text(char *into, const char *text)
 
 /*
  * Remembers that something went wrong, with the entries concerned and in the
- * list; partition -1: with all that this process has of the source.
+ * list; partition -1: with all that this process has of the source or sink.
  */
 void
 aud_kafka_stats_error(bool of_sink, int number, int partition, int sqlstate, const char *text)
@@ -204,21 +166,11 @@ aud_kafka_stats_error(bool of_sink, int number, int partition, int sqlstate, con
 	error->partition = partition;
 	error->sqlstate = sqlstate;
 	copy_text(error->text, text);
-	for (int i = 0; of_sink && i < AUD_KAFKA_SINKS_MAX; i++)
+	for (int i = 0; i < AUD_KAFKA_ENTRIES_MAX; i++)
 	{
-		AudKafkaSink *entry = &aud_kafka_stats->sinks[i];
+		AudKafkaEntry *entry = &aud_kafka_stats->entries[i];
 
-		if (entry->database != MyDatabaseId || entry->sink != number)
-			continue;
-		entry->errors++;
-		entry->last_error_at = now;
-		copy_text(entry->last_error, text);
-	}
-	for (int i = 0; !of_sink && i < AUD_KAFKA_PARTITIONS_MAX; i++)
-	{
-		AudKafkaPartition *entry = &aud_kafka_stats->partitions[i];
-
-		if (entry->database != MyDatabaseId || entry->source != number ||
+		if (entry->database != MyDatabaseId || entry->of_sink != of_sink || entry->number != number ||
 			(partition >= 0 ? entry->partition != partition : entry->pid != MyProcPid))
 			continue;
 		entry->errors++;
@@ -275,27 +227,45 @@ error_text(const char *text, TimestampTz at, bool visible, bool *isnull)
 	return CStringGetTextDatum(visible ? text : "<insufficient privilege>");
 }
 
+/*
+ * A copy of this database's next entry of a kind, from the one at *place on,
+ * which moves behind it.  False: there are no more.
+ */
+static bool
+next_entry(int *place, bool of_sink, AudKafkaEntry *copy)
+{
+	bool		found = false;
+
+	LWLockAcquire(aud_kafka_stats->lock, LW_SHARED);
+	while (!found && *place < AUD_KAFKA_ENTRIES_MAX)
+	{
+		const AudKafkaEntry *entry = &aud_kafka_stats->entries[(*place)++];
+
+		found = entry->database == MyDatabaseId && entry->of_sink == of_sink;
+		if (found)
+			*copy = *entry;
+	}
+	LWLockRelease(aud_kafka_stats->lock);
+	return found;
+}
+
 /* kafka_partition_statistics(): a row for each partition that this database's workers have or had. */
 Datum
 aud_kafka_partition_statistics(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	bool		visible = aud_workers_sees_errors(fcinfo->flinfo->fn_oid);
+	AudKafkaEntry entry;
+	int			place = 0;
 
 	require_preload();
 	InitMaterializedSRF(fcinfo, 0);
-	for (int i = 0; i < AUD_KAFKA_PARTITIONS_MAX; i++)
+	while (next_entry(&place, false, &entry))
 	{
-		AudKafkaPartition entry;
 		Datum		values[16];
 		bool		nulls[16] = {false};
 
-		LWLockAcquire(aud_kafka_stats->lock, LW_SHARED);
-		entry = aud_kafka_stats->partitions[i];
-		LWLockRelease(aud_kafka_stats->lock);
-		if (entry.database != MyDatabaseId)
-			continue;
-		values[0] = Int32GetDatum(entry.source);
+		values[0] = Int32GetDatum(entry.number);
 		values[1] = Int32GetDatum(entry.partition);
 		values[2] = Int32GetDatum(entry.pid);
 		nulls[2] = entry.pid == 0;
@@ -325,21 +295,17 @@ aud_kafka_sink_statistics(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	bool		visible = aud_workers_sees_errors(fcinfo->flinfo->fn_oid);
+	AudKafkaEntry entry;
+	int			place = 0;
 
 	require_preload();
 	InitMaterializedSRF(fcinfo, 0);
-	for (int i = 0; i < AUD_KAFKA_SINKS_MAX; i++)
+	while (next_entry(&place, true, &entry))
 	{
-		AudKafkaSink entry;
 		Datum		values[11];
 		bool		nulls[11] = {false};
 
-		LWLockAcquire(aud_kafka_stats->lock, LW_SHARED);
-		entry = aud_kafka_stats->sinks[i];
-		LWLockRelease(aud_kafka_stats->lock);
-		if (entry.database != MyDatabaseId)
-			continue;
-		values[0] = Int32GetDatum(entry.sink);
+		values[0] = Int32GetDatum(entry.number);
 		values[1] = Int32GetDatum(entry.pid);
 		nulls[1] = entry.pid == 0;
 		values[2] = CStringGetTextDatum(state_name(entry.state));

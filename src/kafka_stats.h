@@ -16,9 +16,8 @@
 #include "datatype/timestamp.h"
 #include "storage/lwlock.h"
 
-/* of the server, all databases together */
-#define AUD_KAFKA_PARTITIONS_MAX	1024
-#define AUD_KAFKA_SINKS_MAX			128
+/* partitions and sinks of the server, all databases together */
+#define AUD_KAFKA_ENTRIES_MAX		1024
 /* errors that are remembered */
 #define AUD_KAFKA_ERRORS_MAX		256
 /* of an error's text; what is longer is cut */
@@ -34,16 +33,21 @@ typedef enum AudKafkaState
 } AudKafkaState;
 
 /*
- * A partition of a source's topic.  Changed under the lock, exclusively, by the
- * worker that has it.
+ * A partition of a source's topic, or a sink.  Changed under the lock,
+ * exclusively, by the worker that has it.
  */
-typedef struct AudKafkaPartition
+typedef struct AudKafkaEntry
 {
 	Oid			database;		/* InvalidOid: unused */
-	int			source;
-	int			partition;
+	bool		of_sink;
+	int			number;			/* of the source or sink */
+	int			partition;		/* -1: of a sink, or of a source whose partitions are not known */
 	int			pid;			/* 0: no worker */
 	AudKafkaState state;
+	int64		errors;
+	TimestampTz last_error_at;	/* DT_NOBEGIN: never */
+	char		last_error[AUD_KAFKA_ERROR_TEXT];
+	/* of a partition */
 	int64		low;			/* offsets of the brokers'; -1: not known */
 	int64		high;
 	int64		messages;
@@ -51,29 +55,15 @@ typedef struct AudKafkaPartition
 	int64		batches;
 	int64		dead_letters;
 	int64		duplicates;		/* events that were there already */
-	int64		errors;
 	TimestampTz last_message_at;	/* by its timestamp; DT_NOBEGIN: never */
 	TimestampTz last_commit_at;
-	TimestampTz last_error_at;
-	char		last_error[AUD_KAFKA_ERROR_TEXT];
-} AudKafkaPartition;
-
-/* A sink.  Likewise. */
-typedef struct AudKafkaSink
-{
-	Oid			database;		/* InvalidOid: unused */
-	int			sink;
-	int			pid;			/* 0: no worker */
-	AudKafkaState state;
+	/* of a sink */
 	int64		in_flight;		/* messages that brokers have not acknowledged */
 	int64		sent;
 	int64		acked;
 	int64		retried;		/* sent once more */
-	int64		errors;
 	TimestampTz last_ack_at;
-	TimestampTz last_error_at;
-	char		last_error[AUD_KAFKA_ERROR_TEXT];
-} AudKafkaSink;
+} AudKafkaEntry;
 
 /* Something that went wrong. */
 typedef struct AudKafkaError
@@ -90,8 +80,7 @@ typedef struct AudKafkaError
 typedef struct AudKafkaStats
 {
 	LWLock	   *lock;
-	AudKafkaPartition partitions[AUD_KAFKA_PARTITIONS_MAX];
-	AudKafkaSink sinks[AUD_KAFKA_SINKS_MAX];
+	AudKafkaEntry entries[AUD_KAFKA_ENTRIES_MAX];
 	int64		nerrors;		/* ever; error n is at n % AUD_KAFKA_ERRORS_MAX */
 	AudKafkaError errors[AUD_KAFKA_ERRORS_MAX];
 } AudKafkaStats;
@@ -103,8 +92,7 @@ extern Size aud_kafka_stats_size(void);
 extern void aud_kafka_stats_start(LWLock *lock);
 
 /* for the worker module; these take the lock */
-extern PGDLLEXPORT AudKafkaPartition *aud_kafka_stats_partition(int source, int partition);
-extern PGDLLEXPORT AudKafkaSink *aud_kafka_stats_sink(int sink);
+extern PGDLLEXPORT AudKafkaEntry *aud_kafka_stats_entry(bool of_sink, int number, int partition);
 extern PGDLLEXPORT void aud_kafka_stats_leave(int code, Datum arg);
 extern PGDLLEXPORT void aud_kafka_stats_keep(const int *sources, int nsources, const int *sinks, int nsinks);
 extern PGDLLEXPORT void aud_kafka_stats_error(bool of_sink, int number, int partition, int sqlstate, const char *text);

@@ -2,15 +2,7 @@
 -- kafka.sql: the events that part kafka measures with, in the last ten minutes,
 -- and their way in by SQL.
 --
-CREATE UNLOGGED TABLE bench.arriving (
-	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-	user_id text NOT NULL,
-	occurred_at timestamptz NOT NULL,
-	event_id text NOT NULL,
-	event_type text NOT NULL,
-	properties jsonb NOT NULL,
-	context jsonb NOT NULL
-);
+CREATE UNLOGGED TABLE bench.arriving (LIKE bench.stage INCLUDING ALL);
 
 -- As messages have them: key and value.
 CREATE VIEW bench.arriving_messages AS

@@ -65,7 +65,6 @@ DECLARE
 	action text;
 	definition jsonb;
 	segment_id text;
-	existing audience.segments;
 BEGIN
 	IF message IS NULL THEN
 		IF key IS NULL THEN
