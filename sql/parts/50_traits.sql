@@ -1,9 +1,9 @@
 -- Traits and aggregates.
 
-CREATE FUNCTION audience.aggregates_add(definitions audience.rule[], fill bigint DEFAULT NULL) RETURNS integer[]
+CREATE FUNCTION audience.aggregates_add(rule audience.rule, fill bigint DEFAULT NULL) RETURNS integer[]
 AS $$
 	WITH wanted AS (
-		SELECT DISTINCT d.definition FROM pg_catalog.unnest(definitions) d (definition)
+		SELECT DISTINCT d.definition FROM audience.rule_aggregates(rule) d (definition)
 	), added AS (
 		INSERT INTO audience.aggregates (definition, pending)
 		SELECT w.definition, fill FROM wanted w
@@ -16,8 +16,8 @@ AS $$
 		SELECT a.number FROM audience.aggregates a JOIN wanted w ON w.definition OPERATOR(audience.=) a.definition
 		WHERE a.pending IS NOT NULL) n
 $$ LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp;
-COMMENT ON FUNCTION audience.aggregates_add(audience.rule[], bigint) IS
-	'internal: enters the aggregates that are not kept yet, pending if a fill is to make them; the numbers of those not made for all';
+COMMENT ON FUNCTION audience.aggregates_add(audience.rule, bigint) IS
+	'internal: enters the aggregates of a rule that are not kept yet, pending if a fill is to make them; the numbers of those not made for all';
 
 -- What was due before a change is judged by the old definitions, at its moment:
 -- the fill would only see that it has happened.
@@ -127,7 +127,7 @@ BEGIN
 	IF EXISTS (SELECT FROM audience.traits t WHERE t.name = trait_create.name) THEN
 		RAISE EXCEPTION 'trait "%" already exists', name USING ERRCODE = '42710';
 	END IF;
-	added := audience.aggregates_add(ARRAY[definition]);
+	added := audience.aggregates_add(definition);
 	INSERT INTO audience.traits (name, aggregate, event_type, property, filter, time_window, aggregate_number)
 	SELECT name, lower(aggregate), event_type, property, filter, time_window, a.number
 	FROM audience.aggregates a WHERE a.definition OPERATOR(audience.=) definition;

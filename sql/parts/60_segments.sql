@@ -116,7 +116,7 @@ BEGIN
 	IF later THEN
 		PERFORM audience.refresh_schedule(new_number, ARRAY[new_number], rules, 'backfill');
 	ELSIF new_type = 'dynamic' THEN
-		added := audience.aggregates_add(ARRAY(SELECT audience.rule_aggregates(rules)));
+		added := audience.aggregates_add(rules);
 		PERFORM audience.fill_now(ARRAY[new_number], added, 'backfill', 'expired', true);
 	END IF;
 	PERFORM audience.segment_check_references(rules);
@@ -149,7 +149,7 @@ BEGIN
 		PERFORM audience.refresh_schedule(segment.number, concerned, rules, 'backfill');
 	ELSE
 		IF new_rules THEN
-			added := audience.aggregates_add(ARRAY(SELECT audience.rule_aggregates(rules)));
+			added := audience.aggregates_add(rules);
 		END IF;
 		IF new_rules OR active <> segment.active THEN
 			-- whoever leaves is not filled, and nor are those that refer to it

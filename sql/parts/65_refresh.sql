@@ -44,7 +44,7 @@ DECLARE
 BEGIN
 	INSERT INTO audience.refreshes (segment_number) VALUES (refresh_schedule.segment_number)
 	RETURNING fill INTO new_fill;
-	PERFORM audience.aggregates_add(ARRAY(SELECT audience.rule_aggregates(rules)), new_fill);
+	PERFORM audience.aggregates_add(rules, new_fill);
 	UPDATE audience.segments s SET pending = new_fill, pending_reason = reason
 	WHERE s.number = ANY (concerned);
 	PERFORM audience.refreshes_prune();

@@ -78,7 +78,7 @@ BEGIN
 		WHEN 5 THEN format('last_time(view) BEFORE LAST ''%s days''', 100 + n)
 		ELSE format('IN SEGMENT ''s%s'' AND eventCount > %s', n - 1, 1000000 + n) END::audience.rule
 	FROM made, substr(segment_id, 2) d, CAST(d AS int) n;
-	added := audience.aggregates_add(ARRAY(SELECT audience.rule_aggregates(rules) FROM audience.segments));
+	added := ARRAY(SELECT a FROM audience.segments s, unnest(audience.aggregates_add(s.rules)) a);
 	PERFORM audience.fill_now(ARRAY(SELECT number FROM audience.segments), added, 'backfill', 'expired');
 END $$;
 CREATE FUNCTION pg_temp.run_cases(world text) RETURNS void LANGUAGE plpgsql AS $$
