@@ -5,8 +5,10 @@
  *	  other ordinary indexes, and for GIN indexes on jsonb columns.
  *
  * What is derived is implied by the rule, so "derived AND rule" is the rule,
- * for rows that are null, too, and under NOT.  What a column's value means to
- * a rule is not always what its type's operators see, so only these are used:
+ * for rows that are null, too, and under NOT.  Where it is the rule itself
+ * (is_exact) and each column is tested for null, it can take the rule's place.
+ * What a column's value means to a rule is not always what its type's operators
+ * see, so only these are used:
  *
  *	text, varchar, bpchar	= and IN: equal bytes are equal in any collation;
  *							ordering (not bpchar) in the C collation
@@ -58,7 +60,7 @@ typedef struct Column
 	Oid			type;
 	Oid			opfamily;		/* B-tree */
 	Oid			collation;
-	bool		exact;			/* conditions are to be the leaf's own, not what it implies */
+	bool		estimating;		/* conditions are to be the leaf's own, as near as can be, not what it implies */
 } Column;
 
 /*
@@ -163,7 +165,7 @@ find_column(const AudRowOperand *operand, const AudRule *rule,
 
 /* Fills *column for comparing a Var; false if its type has no B-tree order. */
 static bool
-set_column(Column *column, Var *var, bool exact)
+set_column(Column *column, Var *var, bool estimating)
 {
 	Oid			type = getBaseType(var->vartype);
 	TypeCacheEntry *entry = lookup_type_cache(type, TYPECACHE_BTREE_OPFAMILY);
@@ -173,7 +175,7 @@ set_column(Column *column, Var *var, bool exact)
 	column->type = type == VARCHAROID ? TEXTOID : type;
 	column->opfamily = entry->btree_opf;
 	column->collation = var->varcollid;
-	column->exact = exact;
+	column->estimating = estimating;
 	column->expr = (Expr *) var;
 	if (column->type != var->vartype)
 		column->expr = (Expr *) makeRelabelType((Expr *) var, column->type, -1,
@@ -300,7 +302,7 @@ compare_float(const Column *column, int strategy, const AudValue *constant)
 	value = aud_decimal_double(&decimal);
 	if (value != 0 && (fabs(value) < 1e-300 || fabs(value) > 1e300))
 		return NIL;
-	if (column->exact)
+	if (column->estimating)
 		return compare_column(column, strategy, FLOAT8OID, InvalidOid, Float8GetDatum(value));
 	switch (strategy)
 	{
@@ -342,9 +344,21 @@ compare_scalar(const Column *column, int strategy, const AudValue *constant)
 	}
 }
 
+/* Is a text what a numeric that is no number is to rules? */
+static bool
+names_numeric(const AudValue *text)
+{
+	static const char *const names[] = {"NaN", "Infinity", "-Infinity"};
+
+	for (int i = 0; i < lengthof(names); i++)
+		if (text->len == strlen(names[i]) && memcmp(AUD_VALUE_TEXT_PTR(text), names[i], text->len) == 0)
+			return true;
+	return false;
+}
+
 /*
- * "column = ANY (constants)" of a list, those of other types left out; NIL:
- * none.
+ * "column = ANY (constants)" of a list, those left out that are not of the
+ * column's type; NIL: none.
  */
 static List *
 compare_list(const Column *column, const AudRule *rule, const AudValue *list)
@@ -374,6 +388,8 @@ compare_list(const Column *column, const AudRule *rule, const AudValue *list)
 			datums[ndatums++] = text_datum(item);
 		else if (is_numeric && item->type == AUD_VALUE_NUMBER)
 			datums[ndatums++] = NumericGetDatum(AUD_VALUE_NUMERIC(item));
+		else if (is_numeric && item->type == AUD_VALUE_TEXT && names_numeric(item))
+			return NIL;
 		else if (!is_text && item->type == AUD_VALUE_NUMBER &&
 				 integer_bound(BTEqualStrategyNumber, AUD_VALUE_NUMERIC(item),
 							   &bound))
@@ -470,18 +486,66 @@ compare_by_leaf(const Column *column, const AudRule *rule, const AudNode *leaf)
 }
 
 /*
- * Conditions on the column that a positive leaf names alone; NIL: none.  "exact":
- * its own, as near as can be, for estimating.
+ * Are the conditions derived from a leaf met by the very values that it holds
+ * for, and no others?  Floats, times and infinite numerics are more to their
+ * operators than to rules.
+ */
+static bool
+is_exact(const Column *column, const AudNode *leaf, const List *quals)
+{
+	bool		is_equality = leaf->op == AUD_OP_EQ || leaf->op == AUD_OP_IN;
+
+	if (list_length(quals) != (leaf->op == AUD_OP_BETWEEN ? 2 : 1))
+		return false;
+	switch (column->type)
+	{
+		case BOOLOID:
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+			return true;
+		case NUMERICOID:
+			return is_equality || leaf->op == AUD_OP_BETWEEN;
+		case TEXTOID:
+			return !is_equality || get_collation_isdeterministic(column->collation);
+		default:
+			return false;
+	}
+}
+
+/* "column IS NOT NULL" */
+static Expr *
+test_null(const Var *var)
+{
+	NullTest   *test = makeNode(NullTest);
+
+	test->arg = (Expr *) copyObject(var);
+	test->nulltesttype = IS_NOT_NULL;
+	test->location = -1;
+	return (Expr *) test;
+}
+
+/*
+ * Conditions on the column that a positive leaf names alone; NIL: none.
+ * "estimating": its own, as near as can be.  "exact" as for aud_row_quals.
  */
 static List *
-leaf_quals(const AudRule *rule, const AudNode *leaf, Var *var, bool exact)
+leaf_quals(const AudRule *rule, const AudNode *leaf, Var *var, bool estimating, bool *exact)
 {
 	Column		column;
+	List	   *quals;
 
 	if ((leaf->flags & (AUD_NEGATED | AUD_CI)) || leaf->value == 0 ||
-		AUD_NODE_PATH(rule, leaf)->nsteps != 1 || !set_column(&column, var, exact))
+		AUD_NODE_PATH(rule, leaf)->nsteps != 1 || !set_column(&column, var, estimating))
 		return NIL;
-	return compare_by_leaf(&column, rule, leaf);
+	quals = compare_by_leaf(&column, rule, leaf);
+	if (exact != NULL)
+	{
+		*exact &= is_exact(&column, leaf, quals);
+		if (*exact)
+			quals = lappend(quals, test_null(var));
+	}
+	return quals;
 }
 
 /* Conditions that are a leaf's condition itself.  See match_plan.h. */
@@ -494,7 +558,7 @@ aud_row_leaf_quals(const AudRowOperand *operand, const AudRule *rule,
 
 	/* offsets count from the rule, so a copy of the node does as well */
 	positive.flags &= ~AUD_NEGATED;
-	return var == NULL ? NIL : leaf_quals(rule, &positive, var, true);
+	return var == NULL ? NIL : leaf_quals(rule, &positive, var, true, NULL);
 }
 
 /* Does a table have a GIN index with this column? */
@@ -562,7 +626,7 @@ jsonb_quals(const AudRowOperand *operand, const AudRule *rule,
 /* What a leaf implies of columns, in implicit AND; NIL: nothing. */
 static List *
 field_quals(const AudRowOperand *operand, const AudRule *rule,
-			const AudNode *leaf, Oid match)
+			const AudNode *leaf, Oid match, bool *exact)
 {
 	Var		   *var;
 
@@ -571,29 +635,24 @@ field_quals(const AudRowOperand *operand, const AudRule *rule,
 	var = find_column(operand, rule, AUD_NODE_PATH(rule, leaf));
 	if (var == NULL)
 		return NIL;
-	if (AUD_NODE_PATH(rule, leaf)->nsteps > 1)
-		return jsonb_quals(operand, rule, leaf, var, match);
-	return leaf_quals(rule, leaf, var, false);
+	if (AUD_NODE_PATH(rule, leaf)->nsteps == 1)
+		return leaf_quals(rule, leaf, var, false, exact);
+	if (exact != NULL)
+		*exact = false;
+	return jsonb_quals(operand, rule, leaf, var, match);
 }
 
-/* Conditions on columns that a subtree implies.  See match_plan.h. */
-List *
-aud_row_quals(const AudRowOperand *operand, const AudRule *rule,
-			  const AudNode *node, Oid match)
+/* What "all" and "any" imply, as aud_row_quals. */
+static List *
+group_quals(const AudRowOperand *operand, const AudRule *rule,
+			const AudNode *node, Oid match, bool *exact)
 {
 	List	   *quals = NIL;
-	const AudNode *child;
+	const AudNode *child = AUD_FIRST_CHILD(node);
 
-	check_stack_depth();
-	if (node->kind == AUD_NODE_FIELD)
-		return field_quals(operand, rule, node, match);
-	if ((node->kind != AUD_NODE_ALL && node->kind != AUD_NODE_ANY) ||
-		node->nchildren == 0)
-		return NIL;
-	child = AUD_FIRST_CHILD(node);
 	for (uint32 i = 0; i < node->nchildren; i++)
 	{
-		List	   *part = aud_row_quals(operand, rule, child, match);
+		List	   *part = aud_row_quals(operand, rule, child, match, exact);
 
 		if (node->kind == AUD_NODE_ALL)
 			quals = list_concat(quals, part);
@@ -606,4 +665,39 @@ aud_row_quals(const AudRowOperand *operand, const AudRule *rule,
 	if (node->kind == AUD_NODE_ANY && list_length(quals) > 1)
 		return list_make1(make_orclause(quals));
 	return quals;
+}
+
+/* Conditions on columns that a subtree implies.  See match_plan.h. */
+List *
+aud_row_quals(const AudRowOperand *operand, const AudRule *rule,
+			  const AudNode *node, Oid match, bool *exact)
+{
+	List	   *quals = NIL;
+
+	check_stack_depth();
+	if (node->kind == AUD_NODE_FIELD)
+		quals = field_quals(operand, rule, node, match, exact);
+	else if ((node->kind == AUD_NODE_ALL || node->kind == AUD_NODE_ANY) && node->nchildren > 0)
+		quals = group_quals(operand, rule, node, match, exact);
+	if (quals == NIL && exact != NULL)
+		*exact = false;
+	return quals;
+}
+
+/* Can the row be null as a whole?  A table's can be where an outer join does not find one. */
+bool
+aud_row_may_be_null(const AudRowOperand *operand, const PlannerInfo *root)
+{
+	ListCell   *cell;
+
+	if (operand->whole_row == NULL)
+		return false;
+	foreach(cell, root->parse->rtable)
+	{
+		const RangeTblEntry *rte = lfirst_node(RangeTblEntry, cell);
+
+		if (rte->rtekind == RTE_JOIN && IS_OUTER_JOIN(rte->jointype))
+			return true;
+	}
+	return false;
 }

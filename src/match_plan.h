@@ -39,10 +39,15 @@ extern bool aud_row_operand_init(AudRowOperand *operand, PlannerInfo *root,
 
 /*
  * Conditions on columns, in implicit AND, that the subtree implies for the
- * row; NIL if none.  "match" is the operator jsonb |= rule.
+ * row; NIL if none.  "match" is the operator jsonb |= rule.  With "exact", which
+ * is to be true at first, they are to take the subtree's place: for a row that
+ * is not null itself they are true or false, as the subtree is; or else *exact
+ * becomes false, and they are of no use.
  */
 extern List *aud_row_quals(const AudRowOperand *operand, const AudRule *rule,
-						   const AudNode *node, Oid match);
+						   const AudNode *node, Oid match, bool *exact);
+
+extern bool aud_row_may_be_null(const AudRowOperand *operand, const PlannerInfo *root);
 
 /*
  * The positive condition of one leaf in terms of its column, for estimating;

@@ -6,9 +6,9 @@
  *	jsonb	index conditions for GIN indexes: the rule's jsonpath or its keys
  *			(match_path.c), lossy, so that the rule itself is checked after it
  *	row		no index has a whole row for its column, so index conditions are
- *			never asked for; instead the call is replaced by
- *			"conditions on columns AND row_recheck(row, rule)"
- *			(match_columns.c), of which any index can use the conditions
+ *			never asked for; instead the call is replaced by conditions on
+ *			columns, of which any index can use some (match_columns.c), and
+ *			where these are not all that the rule says, AND row_recheck(row, rule)
  *
  * and for all of them cost and, as functions, selectivity; as operators they
  * have their estimators (match_selectivity.c).
@@ -139,7 +139,7 @@ estimate_row_selectivity(SupportRequestSelectivity *request, bool is_recheck)
 		Oid			match = OpernameGetOprid(name_beside(request->funcid, "|="),
 											 JSONBOID, rule_type);
 		List	   *quals = aud_row_quals(&operand, rule, AUD_RULE_ROOT(rule),
-										  match);
+										  match, NULL);
 		Selectivity derived = clauselist_selectivity(request->root, quals,
 													 request->varRelid,
 													 request->jointype,
@@ -254,7 +254,8 @@ derive_index_conditions(SupportRequestIndexCondition *request)
 
 /*
  * Answers a request for something simpler than row |= rule: conditions on
- * columns AND row_recheck(row, rule).  NULL if the rule implies none.
+ * columns, AND row_recheck(row, rule) unless they say it all.  NULL if the rule
+ * implies none.
  */
 static Node *
 simplify_row_match(SupportRequestSimplify *request)
@@ -268,16 +269,23 @@ simplify_row_match(SupportRequestSimplify *request)
 	AudRowOperand operand;
 	List	   *quals;
 	Oid			types[2];
+	Oid			match;
 	Oid			recheck;
+	bool		exact = true;
 
 	if (rule == NULL)
 		return NULL;
 	row = list_nth(call->args, 1 - position);
 	if (!aud_row_operand_init(&operand, request->root, row))
 		return NULL;
-	quals = aud_row_quals(&operand, rule, AUD_RULE_ROOT(rule),
-						  OpernameGetOprid(name_beside(call->funcid, "|="),
-										   JSONBOID, rule_type));
+	match = OpernameGetOprid(name_beside(call->funcid, "|="), JSONBOID, rule_type);
+	if (!aud_row_may_be_null(&operand, request->root))
+	{
+		quals = aud_row_quals(&operand, rule, AUD_RULE_ROOT(rule), match, &exact);
+		if (exact)
+			return (Node *) make_ands_explicit(quals);
+	}
+	quals = aud_row_quals(&operand, rule, AUD_RULE_ROOT(rule), match, NULL);
 	types[0] = RECORDOID;
 	types[1] = rule_type;
 	recheck = LookupFuncName(name_beside(call->funcid, "row_recheck"), 2, types,

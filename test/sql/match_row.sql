@@ -97,6 +97,57 @@ BEGIN
 END $$;
 RESET extra_float_digits;
 
+-- conditions that say all that the rule does take its place; a null column is no null result, a null row is
+CREATE COLLATION audience_blind (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+CREATE TABLE fact (id int, small smallint, big bigint NOT NULL, name text, code varchar(5), mark char(3), sum numeric, yes boolean, blind text COLLATE audience_blind);
+INSERT INTO fact
+SELECT i, nullif(i % 5, 0), i * 1000000000000, nullif((ARRAY['', 'a', 'A', 'b', 'ä', 'zz'])[1 + i % 6], 'b'), nullif('c' || i % 4, 'c0'), nullif('m' || i % 3, 'm0'),
+    CASE i % 7 WHEN 0 THEN NULL WHEN 1 THEN 'NaN' WHEN 2 THEN 'Infinity' WHEN 3 THEN '-Infinity' ELSE i + 0.50 END, nullif(i % 3, 0) = 1, nullif((ARRAY['a', 'A', 'b'])[1 + i % 3], 'b')
+FROM generate_series(1, 40) i;
+EXPLAIN (COSTS OFF) SELECT * FROM fact f WHERE f |= 'name = ''a'' AND (small BETWEEN 1 AND 3.5 OR sum IN (4.5, ''x'') OR code > ''c1'') AND yes = true';
+EXPLAIN (COSTS OFF) SELECT * FROM fact f WHERE NOT f |= 'big > 5000000000000';
+EXPLAIN (COSTS OFF) SELECT * FROM fact f WHERE f |= 'sum > 5 AND small = 1';
+EXPLAIN (COSTS OFF) SELECT * FROM fact f WHERE f |= 'blind = ''a''';
+EXPLAIN (COSTS OFF, VERBOSE) SELECT f |= 'small = 1' FROM (VALUES (1), (2)) v(n) LEFT JOIN fact f ON f.id = v.n;
+DO $$
+DECLARE
+    form text;
+    condition text;
+    direct text;
+    through text;
+    seen text := '';
+BEGIN
+    FOREACH form IN ARRAY ARRAY[
+        'SELECT string_agg(coalesce((f %1$s)::text, ''null'') || coalesce((NOT f %1$s)::text, ''null''), '' '' ORDER BY id) FROM fact f',
+        'SELECT string_agg(coalesce((f %1$s)::text, ''null''), '' '' ORDER BY n) FROM generate_series(0, 41) v(n) LEFT JOIN fact f ON f.id = v.n',
+        'SELECT coalesce(string_agg(id::text, '' '' ORDER BY id), ''none'') FROM fact f WHERE f %1$s',
+        'SELECT coalesce(string_agg(n::text, '' '' ORDER BY n), ''none'') FROM generate_series(0, 41) v(n) LEFT JOIN fact f ON f.id = v.n WHERE NOT f %1$s']
+    LOOP
+        FOR condition IN
+            SELECT format('%s %s %s', x, o, v) FROM unnest(ARRAY['small', 'big', 'sum']) x, unnest(ARRAY['=', '!=', '>', '>=', '<', '<=']) o, unnest(ARRAY['3', '3.0', '3.5', '-1', '4000000000000', '1e30', '''3''']) v
+            UNION ALL
+            SELECT format('%s %s %s', x, o, v) FROM unnest(ARRAY['name', 'code', 'mark', 'blind']) x, unnest(ARRAY['=', '>', '<=']) o, unnest(ARRAY['''''', '''a''', '''c2''', '''m1''', '''m1 ''', '3']) v
+            UNION ALL
+            SELECT unnest(ARRAY['small BETWEEN 2 AND 3', 'small BETWEEN 2 AND 1e30', 'small IN (1, 2.0, 2.5, ''3'')', 'sum BETWEEN 5 AND 20', 'sum IN (4.5, 5.5, ''NaN'')', 'name BETWEEN ''A'' AND ''a''', 'name IN (''a'', ''zz'', 1)', 'blind IN (''a'')', 'code IN ()',
+                'yes = true', 'yes = false', 'yes = 1', 'yes = true AND small = 1', 'yes = true OR small = 2', 'yes = true OR sum > 5', 'ALL(ANY(small = 1, small = 2), ANY(name = ''a'', code = ''c1''))', 'NONE(small = 1)', 'name = ''a'' CI', 'nowhere = 1', 'nowhere = 1 OR small = 1', 'ANY()', 'ALL()'])
+        LOOP
+            EXECUTE format(form, format('|= %L', condition)) INTO direct;
+            EXECUTE format(form, format('|= ANY (ARRAY[%L::rule])', condition)) INTO through;
+            IF direct <> through THEN
+                RAISE WARNING '% instead of % for % in %', direct, through, condition, form;
+            END IF;
+            IF form ~ 'agg' AND form ~ 'FROM fact f$' THEN
+                seen := seen || direct;
+            END IF;
+        END LOOP;
+    END LOOP;
+    IF seen !~ 'true' OR seen !~ 'false' OR seen ~ 'null' THEN
+        RAISE WARNING 'not all kinds of results, or null';
+    END IF;
+END $$;
+DROP TABLE fact;
+DROP COLLATION audience_blind;
+
 -- rows of any kind
 SELECT ROW(1, 'x') |= 'f1 = 1 AND f2 = ''x''' AS anonymous;
 SELECT s |= 'a = 1 AND b = ''x''' AS subquery FROM (SELECT 1 AS a, 'x'::text AS b) s;
