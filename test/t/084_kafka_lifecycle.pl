@@ -89,6 +89,7 @@ wait_sql('and the sink sends', sink_sql('out', 'depth, state'), '0|running');
 is(sent('out', 'early'), '5 5', 'all that waited');
 produce_events('in', 'first', 10);
 wait_sql('messages come in', count_sql('first'), 10);
+wait_sql('and what became of them goes out', sink_sql('out', 'depth'), 0);
 
 #
 # pause and resume

@@ -46,22 +46,11 @@ my $rounds_per_database = 8;
 # one round in so many has a standby
 my $rounds_per_standby = 10;
 
-my $conf = worker_conf() . <<'CONF';
+my $conf = $AudLoad::conf . <<'CONF';
 wal_level = replica
 max_wal_senders = 5
-max_prepared_transactions = 20
 max_connections = 40
-audience.worker_naptime = 1
-audience.max_distinct_values = 8
-min_parallel_table_scan_size = 0
-parallel_setup_cost = 0
-autovacuum = on
-autovacuum_naptime = 1s
-autovacuum_vacuum_threshold = 20
-autovacuum_vacuum_scale_factor = 0.1
-log_statement = none
 log_min_messages = warning
-log_line_prefix = '%m [%p] %a '
 deadlock_timeout = 200ms
 checkpoint_timeout = 30s
 wal_receiver_status_interval = 1s

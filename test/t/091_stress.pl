@@ -35,20 +35,7 @@ srand($seed);
 POSIX::nice(5);
 note("AUD_TEST_SEED=$seed AUD_STRESS_SECONDS=$seconds AUD_STRESS_CLIENTS=$clients");
 
-my $node = start_node('stress', conf => worker_conf() . <<'CONF');
-max_prepared_transactions = 30
-audience.worker_naptime = 1
-audience.max_distinct_values = 8
-min_parallel_table_scan_size = 0
-parallel_setup_cost = 0
-autovacuum = on
-autovacuum_naptime = 1s
-autovacuum_vacuum_threshold = 20
-autovacuum_vacuum_scale_factor = 0.1
-log_statement = none
-log_line_prefix = '%m [%p] %a '
-deadlock_timeout = 100ms
-CONF
+my $node = start_node('stress', conf => "$AudLoad::conf\ndeadlock_timeout = 100ms\n");
 my $dir = PostgreSQL::Test::Utils::tempdir();
 my %sums;
 

@@ -33,8 +33,24 @@ use PostgreSQL::Test::Utils;
 use Time::HiRes qw(time sleep);
 
 use AudTest;
+use AudWorkers;
 
 my $json = JSON::PP->new->canonical;
+
+# settings of a server for loads: what happens now and then happens often
+our $conf = worker_conf() . <<'CONF';
+max_prepared_transactions = 30
+audience.worker_naptime = 1
+audience.max_distinct_values = 8
+min_parallel_table_scan_size = 0
+parallel_setup_cost = 0
+autovacuum = on
+autovacuum_naptime = 1s
+autovacuum_vacuum_threshold = 20
+autovacuum_vacuum_scale_factor = 0.1
+log_statement = none
+log_line_prefix = '%m [%p] %a '
+CONF
 
 # what a statement may be refused with, whatever the others do
 my %expected_error = map { $_ => 1 } (
