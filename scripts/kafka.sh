@@ -5,7 +5,8 @@
 #
 #     scripts/kafka.sh fetch                      gets the jars, if not there;
 #                                                 its last line is where
-#     scripts/kafka.sh start [--dir D] [--port P] starts the broker, waits
+#     scripts/kafka.sh start [--dir D] [--port P] [--advertise Q]
+#                                                 starts the broker, waits
 #                                                 until it answers
 #     scripts/kafka.sh stop|kill [--dir D]        clean stop; kill -9
 #     scripts/kafka.sh pause|continue [--dir D]   SIGSTOP; SIGCONT
@@ -41,7 +42,8 @@
 #
 # It listens at 127.0.0.1 (the TLS certificate is for localhost as well):
 #
-#     P     (default 9092) PLAINTEXT
+#     P     (default 9092) PLAINTEXT; clients are told to connect to Q, where
+#           something must pass on what they say, if --advertise was given
 #     P+1   the controller's, of no use to clients
 #     P+2   SASL_PLAINTEXT, mechanisms PLAIN and SCRAM-SHA-256
 #     P+3   SSL, client certificate optional
@@ -63,6 +65,7 @@ MAX_MESSAGE=33554432            # bytes
 
 DIR=
 PORT=
+ADVERTISE=
 FOLLOW=
 WORK=                           # temporary directory of a fetch
 STARTING=                       # set while a broker may run that does not answer
@@ -213,7 +216,7 @@ write_properties() {
 		inter.broker.listener.name=PLAINTEXT
 		listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL
 		listeners=PLAINTEXT://127.0.0.1:$PORT,CONTROLLER://127.0.0.1:$((PORT + 1)),SASL_PLAINTEXT://127.0.0.1:$((PORT + 2)),SSL://127.0.0.1:$((PORT + 3)),SASL_SSL://127.0.0.1:$((PORT + 4))
-		advertised.listeners=PLAINTEXT://127.0.0.1:$PORT,SASL_PLAINTEXT://127.0.0.1:$((PORT + 2)),SSL://127.0.0.1:$((PORT + 3)),SASL_SSL://127.0.0.1:$((PORT + 4))
+		advertised.listeners=PLAINTEXT://127.0.0.1:${ADVERTISE:-$PORT},SASL_PLAINTEXT://127.0.0.1:$((PORT + 2)),SSL://127.0.0.1:$((PORT + 3)),SASL_SSL://127.0.0.1:$((PORT + 4))
 
 		sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256
 		listener.name.sasl_plaintext.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_audience="$password";
@@ -428,6 +431,12 @@ while [ $# -gt 0 ]; do
 		[ "$COMMAND" = start ] || usage
 		[[ ${2:-} =~ ^[1-9][0-9]{0,4}$ && $2 -le 65531 ]] || usage
 		PORT=$2
+		shift
+		;;
+	--advertise)
+		[ "$COMMAND" = start ] || usage
+		[[ ${2:-} =~ ^[1-9][0-9]{0,4}$ && $2 -le 65535 ]] || usage
+		ADVERTISE=$2
 		shift
 		;;
 	--follow)

@@ -30,10 +30,12 @@ our @EXPORT = qw(start_kafka);
 my $top = abs_path(dirname(__FILE__) . '/../..');
 my @brokers;
 
-# Makes and starts a broker.
+# Makes and starts a broker.  advertise => the port that its clients are told.
 sub start_kafka
 {
+	my (%option) = @_;
 	my $self = bless {
+		%option,
 		dir => abs_path(PostgreSQL::Test::Utils::tempdir('kafka')),
 		owner => $$,
 		clients => []
@@ -93,7 +95,7 @@ sub script
 sub start
 {
 	my ($self) = @_;
-	$self->script('start', '--port', $self->{port});
+	$self->script('start', '--port', $self->{port}, defined $self->{advertise} ? ('--advertise', $self->{advertise}) : ());
 	return;
 }
 
