@@ -151,7 +151,7 @@ read_bytes(const char **p, const char *end, uint64 len)
 {
 	void	   *copy;
 
-	if (len < VARHDRSZ || len > end - *p)
+	if (len < VARHDRSZ || len > (uint64) (end - *p))
 		aud_varint_corrupt();
 	copy = palloc(len);
 	memcpy(copy, *p, len);
@@ -203,7 +203,7 @@ read_queue(const char **p, const char *end, const AudAggregateDef *def,
 
 	if (n > AUD_QUEUE_MAX)
 		aud_varint_corrupt();
-	for (int i = 0; i < n; i++)
+	for (uint64 i = 0; i < n; i++)
 	{
 		AudDecimal	amount = {0};
 
@@ -265,7 +265,8 @@ aud_state_read(const char *p, const char *end, const AudAggregateDef *def,
 	}
 	else if (def->state == AUD_STATE_VALUES)
 	{
-		if (state->nvalues > end - p)
+		/* what counts has a value */
+		if (state->nvalues > end - p || (state->nvalues == 0 && state->count > 0))
 			aud_varint_corrupt();
 		state->values = palloc0(state->nvalues * sizeof(AudDistinct));
 		for (int i = 0; i < state->nvalues; i++)

@@ -308,25 +308,29 @@ aud_definitions_event_type(const AudDefinitions *defs, const char *type, int len
 	static const AudEventType none = {0};
 	char		key[sizeof(((TypeEntry *) 0)->type)];
 	TypeEntry  *entry;
-	bool		found;
+	int		   *fed;
+	int			nfed = 0;
 
 	/* there are none as long, but who knows how the row got there */
-	if (len >= sizeof(key))
+	if (len >= (int) sizeof(key))
 		return &none;
 	memcpy(key, type, len);
 	key[len] = '\0';
+	entry = hash_search(defs->types, key, HASH_FIND, NULL);
+	if (entry != NULL)
+		return &entry->value;
 	if (hash_get_num_entries(defs->types) >= MAX_EVENT_TYPES)
 		forget_event_types(defs);
-	entry = hash_search(defs->types, key, HASH_ENTER, &found);
-	if (!found)
-	{
-		entry->value.naggregates = 0;
-		entry->value.aggregates = MemoryContextAlloc(defs->mcxt,
-													 Max(defs->naggregates, 1) * sizeof(int));
-		for (int i = 0; i < defs->naggregates; i++)
-			if (aud_aggregate_feeds(&defs->aggregates[i], type, len))
-				entry->value.aggregates[entry->value.naggregates++] = i;
-	}
+	for (int i = 0; i < defs->naggregates; i++)
+		nfed += aud_aggregate_feeds(&defs->aggregates[i], type, len);
+	/* only as many as there are, and before the entry: an error must leave none behind */
+	fed = MemoryContextAlloc(defs->mcxt, Max(nfed, 1) * sizeof(int));
+	entry = hash_search(defs->types, key, HASH_ENTER, NULL);
+	entry->value.aggregates = fed;
+	entry->value.naggregates = 0;
+	for (int i = 0; i < defs->naggregates; i++)
+		if (aud_aggregate_feeds(&defs->aggregates[i], type, len))
+			fed[entry->value.naggregates++] = i;
 	return &entry->value;
 }
 

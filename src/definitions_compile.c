@@ -56,14 +56,46 @@ aud_definitions_find_aggregate(const AudDefinitions *defs, const AudRule *rule,
 	return entry != NULL ? entry->index : -1;
 }
 
-/* Orders windows by length. */
-static int
-compare_windows(const void *a, const void *b)
+/* an aggregate over a sliding window, for sorting */
+typedef struct Windowed
 {
-	int64		x = ((const AudWindow *) a)->last;
-	int64		y = ((const AudWindow *) b)->last;
+	int64		last;
+	int			aggregate;
+} Windowed;
 
-	return (x > y) - (x < y);
+/* Orders by the window's length, then as the aggregates are. */
+static int
+compare_windowed(const void *a, const void *b)
+{
+	const Windowed *x = a;
+	const Windowed *y = b;
+
+	if (x->last != y->last)
+		return x->last < y->last ? -1 : 1;
+	return (x->aggregate > y->aggregate) - (x->aggregate < y->aggregate);
+}
+
+/* Groups the aggregates by their windows, the shortest first. */
+static void
+group_by_window(AudDefinitions *defs, Windowed *windowed, int n)
+{
+	int		   *aggregates = palloc(Max(n, 1) * sizeof(int));
+
+	qsort(windowed, n, sizeof(Windowed), compare_windowed);
+	defs->nwindows = 0;
+	for (int i = 0; i < n; i++)
+		defs->nwindows += i == 0 || windowed[i].last != windowed[i - 1].last;
+	defs->windows = palloc0(Max(defs->nwindows, 1) * sizeof(AudWindow));
+	for (int i = 0, w = -1; i < n; i++)
+	{
+		if (i == 0 || windowed[i].last != windowed[i - 1].last)
+		{
+			defs->windows[++w].last = windowed[i].last;
+			defs->windows[w].aggregates = &aggregates[i];
+		}
+		defs->windows[w].naggregates++;
+		aggregates[i] = windowed[i].aggregate;
+	}
 }
 
 /*
@@ -73,14 +105,15 @@ compare_windows(const void *a, const void *b)
 void
 aud_definitions_index_aggregates(AudDefinitions *defs)
 {
-	defs->windows = palloc0(Max(defs->naggregates, 1) * sizeof(AudWindow));
+	Windowed   *windowed = palloc(Max(defs->naggregates, 1) * sizeof(Windowed));
+	int			nwindowed = 0;
+
 	defs->moving = palloc(Max(defs->naggregates, 1) * sizeof(int));
 	defs->pending_aggregates = palloc(Max(defs->naggregates, 1) * sizeof(int));
-	defs->nwindows = defs->nmoving = defs->npending_aggregates = 0;
+	defs->nmoving = defs->npending_aggregates = 0;
 	for (int i = 0; i < defs->naggregates; i++)
 	{
 		AudAggregateDef *def = &defs->aggregates[i];
-		int			w;
 
 		if (def->pending != 0)
 			defs->pending_aggregates[defs->npending_aggregates++] = i;
@@ -92,18 +125,11 @@ aud_definitions_index_aggregates(AudDefinitions *defs)
 		}
 		if (def->last == 0)
 			continue;
-		for (w = 0; w < defs->nwindows; w++)
-			if (defs->windows[w].last == def->last)
-				break;
-		if (w == defs->nwindows)
-		{
-			defs->windows[w].last = def->last;
-			defs->windows[w].aggregates = palloc(defs->naggregates * sizeof(int));
-			defs->nwindows++;
-		}
-		defs->windows[w].aggregates[defs->windows[w].naggregates++] = i;
+		windowed[nwindowed].last = def->last;
+		windowed[nwindowed++].aggregate = i;
 	}
-	qsort(defs->windows, defs->nwindows, sizeof(AudWindow), compare_windows);
+	group_by_window(defs, windowed, nwindowed);
+	pfree(windowed);
 }
 
 /* Sets a FIELD leaf's source by its path's first step. */

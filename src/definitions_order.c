@@ -13,6 +13,7 @@
 #include "port/pg_bitutils.h"
 #include "utils/memutils.h"
 
+#include "compat.h"
 #include "definitions.h"
 
 /* Where the table by id has the segment with this id, or room for it. */
@@ -77,7 +78,7 @@ compare_numbers(const void *a, const void *b)
 }
 
 /* Depth-first search state of the topological sort. */
-typedef struct SortState
+typedef struct OrderState
 {
 	const AudDefinitions *defs;
 	bool		any_refers;		/* does any rule refer to a segment? */
@@ -86,11 +87,11 @@ typedef struct SortState
 	int			depth;
 	int		   *order;
 	int			norder;
-} SortState;
+} OrderState;
 
 /* Reports the cycle that ends with the path's last segment. */
-static void
-report_cycle(SortState *state, int segment)
+pg_noreturn static void
+report_cycle(OrderState *state, int segment)
 {
 	StringInfoData text;
 	int			i = 0;
@@ -109,7 +110,7 @@ report_cycle(SortState *state, int segment)
 
 /* Visits a segment after all that its rule refers to. */
 static void
-visit(SortState *state, int segment)
+visit(OrderState *state, int segment)
 {
 	const AudDefinitions *defs = state->defs;
 	const AudInstruction *program = defs->segments[segment].program;
@@ -149,7 +150,7 @@ aud_definitions_order_segments(AudDefinitions *defs, MemoryContext work)
 	Numbered   *numbered;
 	AudSegment *unordered;
 	int		   *indexes;
-	SortState	state = {.defs = defs};
+	OrderState	state = {.defs = defs};
 
 	defs->by_id_mask = nslots - 1;
 	defs->by_id = palloc0(nslots * sizeof(uint32));

@@ -48,6 +48,7 @@
 
 #include "event_feed.h"
 #include "event_filter.h"
+#include "store.h"
 
 struct AudEventFeed
 {
@@ -372,6 +373,7 @@ aud_event_feed_user(AudEventFeed *feed, const char *user_id, int len)
 {
 	int			order = 1;
 
+	aud_store_check_user_id(len);
 	memcpy(feed->user_id, user_id, len);
 	feed->user_id_len = len;
 	if (feed->used)

@@ -71,18 +71,17 @@ aud_pass_next(AudBatch *batch, char **after)
 	return n > 0;
 }
 
-/* The elements of an integer array argument, NULL or empty: none. */
+/* The elements of an integer array argument, palloc'ed; of one that is null there are none. */
 static int32 *
 int_array(FunctionCallInfo fcinfo, int arg, int *n)
 {
-	Datum	   *elements;
+	Datum	   *elements = NULL;
 	int32	   *result;
 
 	*n = 0;
-	if (PG_ARGISNULL(arg))
-		return NULL;
-	deconstruct_array(PG_GETARG_ARRAYTYPE_P(arg), INT4OID, sizeof(int32), true,
-					  TYPALIGN_INT, &elements, NULL, n);
+	if (!PG_ARGISNULL(arg))
+		deconstruct_array(PG_GETARG_ARRAYTYPE_P(arg), INT4OID, sizeof(int32), true,
+						  TYPALIGN_INT, &elements, NULL, n);
 	result = palloc(Max(*n, 1) * sizeof(int32));
 	for (int i = 0; i < *n; i++)
 		result[i] = DatumGetInt32(elements[i]);
@@ -459,7 +458,8 @@ patch_users(const AudDefinitions *defs, const Patch *patches, int i, int n)
 	AudBatch   *batch = aud_batch_begin(defs, "rule_evaluation");
 	int			most = aud_batch_most_users(defs);
 	int			end = i;
-	MemoryContext old;
+	MemoryContext work = AllocSetContextCreate(batch->mcxt, "audience merge patch",
+											   ALLOCSET_DEFAULT_SIZES);
 
 	for (; end < n; end++)
 		if (end == i || strcmp(patches[end - 1].user_id, patches[end].user_id) != 0)
@@ -469,20 +469,32 @@ patch_users(const AudDefinitions *defs, const Patch *patches, int i, int n)
 			aud_batch_add(batch, patches[end].user_id, strlen(patches[end].user_id));
 		}
 	aud_batch_lock(batch, AUD_LOCK_ALL);
-	old = MemoryContextSwitchTo(batch->mcxt);
 	for (int u = 0; i < end; i++)
 	{
 		AudUser    *user;
+		Jsonb	   *before,
+				   *merged;
+		MemoryContext old;
 
+		CHECK_FOR_INTERRUPTS();
 		while (strcmp(batch->users[u].id, patches[i].user_id) != 0)
 			u++;
 		user = &batch->users[u];
+		before = user->attributes;
+		old = MemoryContextSwitchTo(work);
+		merged = aud_merge_patch(before, patches[i].attributes);
+		MemoryContextSwitchTo(old);
+		user->attributes = memcpy(MemoryContextAlloc(batch->mcxt, VARSIZE(merged)),
+								  merged, VARSIZE(merged));
+		MemoryContextReset(work);
+		/* of many patches of one user only what the last one comes to is kept */
 		if (user->old_attributes == NULL)
-			user->old_attributes = user->attributes;
-		user->attributes = aud_merge_patch(user->attributes, patches[i].attributes);
+			user->old_attributes = before;
+		else
+			pfree(before);
 		user->write = true;
 	}
-	MemoryContextSwitchTo(old);
+	MemoryContextDelete(work);
 	aud_batch_run(batch);
 	aud_batch_end(batch);
 	return end;

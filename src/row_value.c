@@ -233,20 +233,23 @@ convert_array(AudConverter *converter, ArrayType *array)
 static void
 prepare_attributes(AudConverter *converter, TupleDesc tupdesc, uint64 id)
 {
+	AudConverter **attributes;
 	MemoryContext old;
 
 	if (converter->attributes != NULL && converter->tupdesc_id == id)
 		return;
 	old = MemoryContextSwitchTo(converter->mcxt);
-	converter->attributes = palloc0(sizeof(AudConverter *) * Max(tupdesc->natts, 1));
+	attributes = palloc0(sizeof(AudConverter *) * Max(tupdesc->natts, 1));
 	for (int i = 0; i < tupdesc->natts; i++)
 	{
 		Form_pg_attribute attribute = TupleDescAttr(tupdesc, i);
 
 		if (!attribute->attisdropped)
-			converter->attributes[i] = aud_converter_make(attribute->atttypid);
+			attributes[i] = aud_converter_make(attribute->atttypid);
 	}
 	MemoryContextSwitchTo(old);
+	/* both at once: an error before leaves those of the type before */
+	converter->attributes = attributes;
 	converter->tupdesc_id = id;
 }
 

@@ -24,8 +24,27 @@
 #define MAX_FRACTION_DIGITS		16383
 
 /*
+ * Counts the digits that a number is printed with, which has so many and a
+ * power of ten behind them.  False and a failure if those of all numbers are
+ * more than a rule may have bytes: a few kilobytes with exponents would be
+ * printed as gigabytes, before anybody could see that this is too much.
+ */
+static bool
+count_digits(AudParse *parse, int64 ndigits, int64 exponent)
+{
+	parse->ndigits += exponent > 0 ? ndigits + exponent : Max(ndigits, -exponent);
+	if (parse->ndigits <= (int64) AUD_MAX_BYTES)
+		return true;
+	aud_rule_fail_limit(parse, ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+						"rule is too large",
+						psprintf("Its canonical form has more than %d bytes, which is the limit.",
+								 AUD_MAX_BYTES));
+	return false;
+}
+
+/*
  * A JSON number as numeric, palloc'ed.  NULL and a failure if it is out of
- * numeric's range.
+ * numeric's range, or one number too many.
  */
 Numeric
 aud_const_number(AudParse *parse, const AudJson *json)
@@ -93,6 +112,8 @@ aud_const_number(AudParse *parse, const AudJson *json)
 		aud_rule_fail(parse, json, "the number is out of range");
 		return NULL;
 	}
+	if (!count_digits(parse, ndigits - 1, exponent))
+		return NULL;
 	snprintf(digits + ndigits, 32, "e" INT64_FORMAT, exponent);
 	result = DatumGetNumeric(DirectFunctionCall3(numeric_in,
 												 CStringGetDatum(digits),

@@ -20,6 +20,7 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
+#include "compat.h"
 #include "rule_parse.h"
 
 /* Appends one key of a JSON pointer, escaped as RFC 6901 says. */
@@ -108,9 +109,9 @@ record_failure(AudParse *parse, int sqlerrcode, const char *message,
 	parse->error->hint = NULL;
 }
 
-/* Formats a failure's text; palloc'ed. */
 static char *format_problem(const char *format, va_list args) pg_attribute_printf(1, 0);
 
+/* Formats a failure's text; palloc'ed. */
 static char *
 format_problem(const char *format, va_list args)
 {
@@ -289,6 +290,7 @@ aud_rule_parse_soft(const char *input, int len, bool json_only,
 	parse.input = input;
 	parse.len = len;
 	parse.nleaves = 0;
+	parse.ndigits = 0;
 	parse.error = error;
 
 	context = AllocSetContextCreate(caller, "audience rule input",
@@ -354,7 +356,7 @@ aud_rule_parse_jsonb_soft(Jsonb *input, AudRuleError *error)
 }
 
 /* Raises a recorded failure. */
-static void
+pg_noreturn static void
 throw_failure(const AudRuleError *error)
 {
 	if (error->location == NULL)

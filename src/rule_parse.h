@@ -89,6 +89,7 @@ typedef struct AudParse
 	const char *input;
 	int			len;
 	int			nleaves;
+	int64		ndigits;		/* that its numbers are printed with */
 	AudRuleError *error;
 } AudParse;
 

@@ -37,13 +37,13 @@ PG_FUNCTION_INFO_V1(aud_run_due);
 #define USERS_AT_ONCE	1000
 
 /* what a user's states may take, with what earlier instants have left, in bytes */
-#define USER_ROOM		(256 * 1024)
+#define USER_ROOM		(256 * (Size) 1024)
 
 /* How far run_due has come in the order of the timers. */
 typedef struct DueCursor
 {
 	TimestampTz due;
-	char	   *user_id;
+	char	   *user_id;		/* palloc'ed */
 } DueCursor;
 
 /*
@@ -105,12 +105,13 @@ expire_user(AudBatch *batch, AudAdvance *advance, AudDecider *decider, int index
 
 /*
  * Fills an empty batch with the users of the next timers that are due, at
- * most so many; false if there are none.  *cursor moves on.
+ * most so many; false if there are none.  *cursor moves on; nothing else is
+ * left in the current context, as there may be any number of batches.
  */
 static bool
 next_due(AudBatch *batch, int64 most, DueCursor *cursor)
 {
-	MemoryContext old;
+	MemoryContext old = MemoryContextSwitchTo(batch->mcxt);
 	Datum		args[4];
 	uint64		n;
 	char	  **ids;
@@ -120,9 +121,7 @@ next_due(AudBatch *batch, int64 most, DueCursor *cursor)
 	args[2] = CStringGetTextDatum(cursor->user_id);
 	args[3] = Int64GetDatum(most);
 	n = aud_store_execute(AUD_DUE_TIMERS, args, NULL, false);
-	if (n == 0)
-		return false;
-	ids = palloc(n * sizeof(char *));
+	ids = palloc((n + 1) * sizeof(char *));
 	for (uint64 i = 0; i < n; i++)
 	{
 		bool		isnull;
@@ -131,15 +130,17 @@ next_due(AudBatch *batch, int64 most, DueCursor *cursor)
 		cursor->due = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[i],
 														SPI_tuptable->tupdesc, 2, &isnull));
 	}
-	cursor->user_id = ids[n - 1];
 	SPI_freetuptable(SPI_tuptable);
-
-	old = MemoryContextSwitchTo(batch->mcxt);
+	if (n > 0)
+	{
+		pfree(cursor->user_id);
+		cursor->user_id = MemoryContextStrdup(old, ids[n - 1]);
+	}
 	qsort(ids, n, sizeof(char *), pg_qsort_strcmp);
 	for (uint64 i = 0; i < n; i++)
 		aud_batch_add(batch, ids[i], strlen(ids[i]));
 	MemoryContextSwitchTo(old);
-	return true;
+	return n > 0;
 }
 
 /*
@@ -207,7 +208,7 @@ Datum
 aud_run_due(PG_FUNCTION_ARGS)
 {
 	int64		limit = PG_ARGISNULL(0) ? PG_INT64_MAX : PG_GETARG_INT32(0);
-	DueCursor	cursor = {DT_NOBEGIN, ""};
+	DueCursor	cursor = {.due = DT_NOBEGIN};
 	const AudDefinitions *defs;
 	int64		count = 0;
 	bool		more = true;
@@ -219,6 +220,7 @@ aud_run_due(PG_FUNCTION_ARGS)
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	defs = aud_definitions_get_shared();
+	cursor.user_id = pstrdup("");
 	while (more && count < limit)
 	{
 		AudBatch   *batch = aud_batch_begin(defs, "expired");

@@ -100,6 +100,8 @@ struct AudUserTable
 	IndexScanDesc scan;			/* opened when first needed */
 	EState	   *estate;			/* for writing, */
 	ResultRelInfo *result;		/* made when first needed */
+	bool		may_update;		/* publications of the table have been asked, */
+	bool		may_delete;		/* which may refuse these, but never an insert */
 	TupleTableSlot *found;		/* the row that aud_user_table_find has found */
 	uint32		hash;			/* of its user's id */
 	Datum	   *values;			/* the columns, as the caller changes them */
@@ -476,7 +478,6 @@ begin_writing(AudUserTable *table)
 	if (table->estate != NULL)
 		return;
 	old = MemoryContextSwitchTo(table->mcxt);
-	CheckCmdReplicaIdentity(table->rel, CMD_UPDATE);
 	table->estate = CreateExecutorState();
 	/* all columns but the id are updated */
 	columns = bms_add_range(NULL, 2 - FirstLowInvalidHeapAttributeNumber,
@@ -493,6 +494,19 @@ begin_writing(AudUserTable *table)
 		AfterTriggerBeginQuery();
 	}
 	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Refuses an update or delete that a publication of the table could not tell,
+ * as the executor does; once for the table as it is open.
+ */
+static void
+check_publications(AudUserTable *table, CmdType command, bool *may)
+{
+	if (*may)
+		return;
+	CheckCmdReplicaIdentity(table->rel, command);
+	*may = true;
 }
 
 /*
@@ -576,6 +590,7 @@ aud_user_table_update(AudUserTable *table)
 		update_by_executor(table);
 	else
 	{
+		check_publications(table, CMD_UPDATE, &table->may_update);
 		make_room(table, tuple->t_len);
 		result = aud_compat_tuple_update(table->rel, &tid, table->written, table->cid,
 										 table->snapshot, &news);
@@ -603,7 +618,10 @@ aud_user_table_delete(AudUserTable *table)
 
 	begin_writing(table);
 	if (table->plain)
+	{
+		check_publications(table, CMD_DELETE, &table->may_delete);
 		simple_table_tuple_delete(table->rel, &table->found->tts_tid, table->snapshot);
+	}
 	else
 	{
 		aud_compat_init_recheck(&epq, table->estate);

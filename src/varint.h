@@ -12,8 +12,10 @@
 
 #include "lib/stringinfo.h"
 
+#include "compat.h"
+
 /* Reports a packed value that cannot have been written by the engine. */
-static inline void
+pg_noreturn static inline void
 aud_varint_corrupt(void)
 {
 	ereport(ERROR,
