@@ -34,7 +34,7 @@
 #include "worker_frame.h"
 
 /* what one receipt may come to: then it is stored */
-#define BYTES_MAX		(8 * 1024 * 1024)
+#define BYTES_MAX		(8 * (Size) 1024 * 1024)
 /* messages of a batch adapt to this time of a transaction, from so few on */
 #define BATCH_MS		250
 #define BATCH_FIRST		1000
@@ -219,7 +219,7 @@ adapt(int n, TimestampTz started_at)
 {
 	long		ms = TimestampDifferenceMilliseconds(started_at, GetCurrentTimestamp());
 
-	if (ms > 2 * BATCH_MS && n >= batch_most / 2)
+	if (ms > 2L * BATCH_MS && n >= batch_most / 2)
 		batch_most = Max(batch_most / 2, BATCH_LEAST);
 	else if (ms < BATCH_MS && n >= batch_most)
 		batch_most = Min(batch_most * 2, AUD_CONSUMER_BATCH);

@@ -105,7 +105,7 @@ extern bool aud_consumer_see_to_brokers(void);
 extern AudKafkaClient *aud_consumer_open_client(const AudKafkaCluster *cluster, char *error);
 extern void aud_consumer_close(AudConnection *connection);
 extern void aud_consumer_report(AudSource *source, int partition, const char *why);
-extern void aud_consumer_report_all(AudConnection *connection, const char *why);
+extern void aud_consumer_report_all(const AudConnection *connection, const char *why);
 extern void aud_consumer_stop(AudSource *source, int partition, const char *reason);
 extern void aud_consumer_out_of_range(AudSource *source, AudPartition *partition);
 extern void aud_consumer_begin_asking(void);

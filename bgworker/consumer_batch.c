@@ -418,7 +418,7 @@ lock_offsets(const Batch *batch)
 										lengthof(types), types),
 						 args, NULL, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read table \"kafka_offsets\"");
-	if (SPI_processed != n)
+	if (SPI_processed != (uint64) n)
 		return false;
 	for (int i = 0; i < n; i++)
 	{
@@ -449,7 +449,7 @@ move_offsets(const Batch *batch)
 										"FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3)) u (partition, next_offset) "
 										"WHERE o.source = $1 AND o.partition = u.partition",
 										lengthof(types), types),
-						 args, NULL, false, 0) != SPI_OK_UPDATE || SPI_processed != n)
+						 args, NULL, false, 0) != SPI_OK_UPDATE || SPI_processed != (uint64) n)
 		elog(ERROR, "could not move offsets of source \"%s\"", batch->source->id);
 }
 

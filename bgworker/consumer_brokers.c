@@ -84,7 +84,7 @@ aud_consumer_report(AudSource *source, int partition, const char *why)
 
 /* The same for all sources of a connection. */
 void
-aud_consumer_report_all(AudConnection *connection, const char *why)
+aud_consumer_report_all(const AudConnection *connection, const char *why)
 {
 	for (int i = 0; i < aud_consumer_setup.nsources; i++)
 		if (&aud_consumer_setup.connections[aud_consumer_setup.sources[i].cluster] == connection)

@@ -207,6 +207,7 @@ open_client(rd_kafka_type_t type, rd_kafka_conf_t *conf, char *error)
 		rd_kafka_conf_destroy(conf);
 		return NULL;
 	}
+	Assert(client != NULL);
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	client->rk = rd_kafka_new(type, conf, error, AUD_KAFKA_ERROR);
@@ -494,7 +495,7 @@ int
 aud_kafka_receive(AudKafkaClient *client, AudKafkaMessage *messages, int room)
 {
 	rd_kafka_message_t *received[1000];
-	ssize_t		n = rd_kafka_consume_batch_queue(client->messages, 0, received, Min(room, lengthof(received)));
+	ssize_t		n = rd_kafka_consume_batch_queue(client->messages, 0, received, Min(room, (int) lengthof(received)));
 
 	for (int i = 0; i < n; i++)
 	{
@@ -562,9 +563,10 @@ aud_kafka_send(AudKafkaClient *client, const AudKafkaOutgoing *message)
 	err = rd_kafka_producev(client->rk,
 							RD_KAFKA_V_RKT(client->topics[0]),
 							RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
-							RD_KAFKA_V_KEY((void *) message->key, message->key_len),
-							RD_KAFKA_V_VALUE((void *) message->value, message->value_len),
+							RD_KAFKA_V_KEY(unconstify(char *, message->key), message->key_len),
+							RD_KAFKA_V_VALUE(unconstify(char *, message->value), message->value_len),
 							RD_KAFKA_V_HEADERS(headers),
+	/* librdkafka's way to carry an integer.  NOLINTNEXTLINE(performance-no-int-to-ptr) */
 							RD_KAFKA_V_OPAQUE((void *) (intptr_t) message->tag),
 							RD_KAFKA_V_END);
 	if (err == RD_KAFKA_RESP_ERR_NO_ERROR)

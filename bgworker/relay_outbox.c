@@ -97,7 +97,7 @@ find_rows(AudReading *reading)
 						 values, NULL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read table \"kafka_outbox\"");
 	reading->ids = MemoryContextAlloc(reading->mcxt, (SPI_processed + 1) * sizeof(int64));
-	complete = SPI_processed < most;
+	complete = SPI_processed < (uint64) most;
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		int64		id = aud_kafka_cell_int(i, 1, 0);

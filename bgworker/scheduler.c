@@ -258,7 +258,7 @@ see_to_kafka(AudStep *step)
 	if (SPI_execute_plan(aud_frame_plan(&plan, "SELECT w.relay, w.consumers, w.sources, w.sinks FROM audience.kafka_wants() w", 0, NULL),
 						 NULL, NULL, true, 0) != SPI_OK_SELECT || SPI_processed != 1)
 		elog(ERROR, "could not find out what is exchanged with Kafka");
-	for (int i = 0; i < lengthof(values); i++)
+	for (size_t i = 0; i < lengthof(values); i++)
 		values[i] = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, i + 1, &isnull);
 	sources = int_array(values[2], &nsources);
 	sinks = int_array(values[3], &nsinks);

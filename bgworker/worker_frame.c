@@ -364,7 +364,7 @@ aud_frame_plan(SPIPlanPtr *plan, const char *query, int nargs, const Oid *types)
 {
 	if (*plan == NULL)
 	{
-		SPIPlanPtr	made = SPI_prepare(query, nargs, (Oid *) types);
+		SPIPlanPtr	made = SPI_prepare(query, nargs, unconstify(Oid *, types));
 
 		if (made == NULL)
 			elog(ERROR, "could not prepare \"%s\": %s", query, SPI_result_code_string(SPI_result));

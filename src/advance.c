@@ -479,6 +479,7 @@ is_fed(const AudBatch *batch, const AudUser *user)
 {
 	if (batch->feed == NULL || user->rebuild)
 		return false;
+	Assert(batch->refill != NULL);
 	for (int i = 0; i < batch->defs->naggregates; i++)
 		if (user->states[i].stale && !batch->refill[i])
 			return false;

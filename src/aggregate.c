@@ -333,8 +333,11 @@ aud_aggregate_matches(const AudAggregateDef *def, AudEvent *event, const AudCloc
 static Jsonb *
 own_value(const JsonbValue *value)
 {
-	JsonbValue	copy = *value;
+	JsonbValue	copy;
 
+	/* only of aggregates with a property, without which no event counts */
+	Assert(value != NULL);
+	copy = *value;
 	return JsonbValueToJsonb(&copy);
 }
 
@@ -342,6 +345,7 @@ own_value(const JsonbValue *value)
 static void
 own_number(const JsonbValue *value, AudDecimal *number)
 {
+	Assert(value != NULL);
 	aud_decimal_set_numeric(number, value->val.numeric);
 	if (number->big != NULL)
 		number->big = (Numeric) memcpy(palloc(VARSIZE(number->big)), number->big,
@@ -517,6 +521,7 @@ aud_aggregate_unfold(const AudAggregateDef *def, AudAggregateState *state,
 	switch (def->state)
 	{
 		case AUD_STATE_SUM:
+			Assert(value != NULL);
 			aud_decimal_set_numeric(&number, value->val.numeric);
 			aud_decimal_add(&state->sum, &number, true);
 			break;
@@ -586,6 +591,7 @@ aud_aggregate_merge(const AudAggregateDef *def, AudAggregateState *state,
 static void
 set_json(AudAggregateValue *value, Jsonb *jsonb)
 {
+	Assert(jsonb != NULL);
 	if (JB_ROOT_IS_SCALAR(jsonb))
 		JsonbExtractScalar(&jsonb->root, &value->json);
 	else

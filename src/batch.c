@@ -57,7 +57,7 @@ aud_batch_most_users(const AudDefinitions *defs)
 {
 	Size		per_user = Max(defs->naggregates, 1) * sizeof(AudAggregateState);
 
-	return Max(50, Min(5000, 32 * 1024 * 1024 / per_user));
+	return Max(50, Min(5000, 32 * (Size) 1024 * 1024 / per_user));
 }
 
 /*

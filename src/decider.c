@@ -394,7 +394,7 @@ aud_decider_evaluate_leaf(AudDecider *decider, const AudLeaf *leaf, Jsonb *attri
 								  attributes_value(attributes, &room), clock);
 		case AUD_LEAF_USER_ID:
 			room.type = jbvString;
-			room.val.string.val = (char *) user->id;
+			room.val.string.val = unconstify(char *, user->id);
 			room.val.string.len = user->id_len;
 			return aud_value_holds(leaf->rule, leaf->node, &room, clock);
 		case AUD_LEAF_AGGREGATE:
@@ -540,7 +540,7 @@ aud_decider_leaf_value(AudDecider *decider, const AudLeaf *leaf,
 		case AUD_LEAF_USER_ID:
 		case AUD_LEAF_SAMPLE:
 			room->type = jbvString;
-			room->val.string.val = (char *) user->id;
+			room->val.string.val = unconstify(char *, user->id);
 			room->val.string.len = user->id_len;
 			return room;
 		case AUD_LEAF_AGGREGATE:

@@ -361,7 +361,7 @@ aud_definitions_load(void)
 {
 	/* nothing in it is ever enlarged or freed, but what event types feed */
 	MemoryContext mcxt = GenerationContextCreate(CurrentMemoryContext, "audience definitions",
-												 0, 8 * 1024, 256 * 1024);
+												 0, 8 * (Size) 1024, 256 * (Size) 1024);
 	MemoryContext work = AllocSetContextCreate(CurrentMemoryContext, "audience definitions loading",
 											   ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(mcxt);

@@ -227,7 +227,7 @@ read_part(Reader *reader)
 			return fail(reader, problem_syntax);
 		return add(reader, &number, USECS_PER_SEC);
 	}
-	for (int i = 0; i < lengthof(units); i++)
+	for (size_t i = 0; i < lengthof(units); i++)
 	{
 		if (strcmp(units[i].name, word) != 0)
 			continue;
@@ -348,7 +348,7 @@ aud_duration_append(StringInfo buf, int64 duration)
 	int64		fraction = duration % USECS_PER_SEC;
 	int			width = 6;
 
-	for (int i = 0; i < lengthof(printed); i++)
+	for (size_t i = 0; i < lengthof(printed); i++)
 	{
 		int64		n = duration / printed[i].usecs;
 

@@ -32,6 +32,7 @@
 static inline int
 count_items(const AudTest *test)
 {
+	Assert(test->value != NULL);
 	return test->value->type == AUD_VALUE_LIST ? (int) test->value->len : 1;
 }
 
@@ -39,6 +40,7 @@ count_items(const AudTest *test)
 static inline const AudValue *
 get_item(const AudTest *test, int i)
 {
+	Assert(test->value != NULL);
 	return test->value->type == AUD_VALUE_LIST ?
 		AUD_VALUE_ITEM(test->rule, test->value, i) : test->value;
 }
@@ -68,6 +70,7 @@ equals_item(const AudTest *test, int i, const JsonbValue *value)
 {
 	bool		ci = (test->leaf->flags & AUD_CI) != 0;
 
+	Assert(!ci || test->prepared != NULL);
 	return aud_value_equal(test->rule, get_item(test, i),
 						   ci ? &test->prepared->folded[i] : NULL, ci, value);
 }
@@ -93,6 +96,7 @@ equals_any_item(const AudTest *test, const JsonbValue *value)
 static inline bool
 compare(const JsonbValue *value, const AudValue *constant, int *order)
 {
+	Assert(constant != NULL);
 	switch ((AudValueType) constant->type)
 	{
 		case AUD_VALUE_NUMBER:
@@ -147,29 +151,29 @@ is_like(const AudTest *test, const char *s, int len)
 	for (int i = 0; i < count_items(test); i++)
 	{
 		AudBytes	item = get_text(test, i);
-		bool		holds;
+		bool		found;
 
 		switch (test->leaf->op)
 		{
 			case AUD_OP_CONTAINS:
-				holds = aud_text_contains(s, len, item.data, item.len);
+				found = aud_text_contains(s, len, item.data, item.len);
 				break;
 			case AUD_OP_STARTS_WITH:
-				holds = aud_text_starts_with(s, len, item.data, item.len);
+				found = aud_text_starts_with(s, len, item.data, item.len);
 				break;
 			case AUD_OP_ENDS_WITH:
-				holds = aud_text_ends_with(s, len, item.data, item.len);
+				found = aud_text_ends_with(s, len, item.data, item.len);
 				break;
 			case AUD_OP_LIKE:
 			case AUD_OP_ILIKE:
-				holds = aud_text_like(s, len, item.data, item.len);
+				found = aud_text_like(s, len, item.data, item.len);
 				break;
 			default:
-				holds = aud_text_matches(s, len, test->prepared->patterns[i],
+				found = aud_text_matches(s, len, test->prepared->patterns[i],
 										 test->leaf->op == AUD_OP_IREGEX);
 				break;
 		}
-		if (holds)
+		if (found)
 			return true;
 	}
 	return false;
@@ -294,6 +298,7 @@ is_version(const AudTest *test, const char *s, int len)
 {
 	int			order;
 
+	Assert(test->value != NULL);
 	if (!aud_semver_valid(s, len))
 		return false;
 	order = aud_semver_compare(s, len, AUD_VALUE_TEXT_PTR(test->value),
@@ -343,6 +348,7 @@ holds_for_folded(const AudTest *test, const JsonbValue *value)
 			return value->type == jbvString &&
 				is_like(test, value->val.string.val, value->val.string.len);
 		case AUD_OP_CONTAINS:
+			Assert(test->value != NULL);
 			/* a text holds another; of an array these are the elements */
 			return value->type == jbvString &&
 				test->value->type == AUD_VALUE_TEXT &&

@@ -152,7 +152,7 @@ aud_event_bases_write(const AudDefinitions *defs, const char *const *ids,
 
 	if (n == 0)
 		return;
-	for (int i = 0; i < lengthof(columns); i++)
+	for (size_t i = 0; i < lengthof(columns); i++)
 		columns[i] = palloc(n * sizeof(Datum));
 	for (int i = 0; i < n; i++)
 	{

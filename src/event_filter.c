@@ -128,7 +128,7 @@ order_key(const AudEventFilter *filter, const char *id, int len)
 		return PG_INT64_MIN;
 	if (order > 0)
 		return PG_INT64_MAX;
-	memcpy(&key, id + filter->prefix_len, Min(len - filter->prefix_len, sizeof(key)));
+	memcpy(&key, id + filter->prefix_len, Min(len - filter->prefix_len, (int) sizeof(key)));
 	return (int64) (pg_ntoh64(key) ^ (UINT64CONST(1) << 63));
 }
 
@@ -378,7 +378,7 @@ aud_event_filter_worker(dsm_segment *seg, shm_toc *toc)
 	const uint16 *evaluated = shm_toc_lookup(toc, KEY_EVALUATED, true);
 	char	   *queues = shm_toc_lookup(toc, KEY_QUEUES, false);
 	uint64	   *nrows = shm_toc_lookup(toc, KEY_ROWS, false);
-	shm_mq	   *queue = (shm_mq *) (queues + ParallelWorkerNumber * QUEUE_SIZE);
+	shm_mq	   *queue = (shm_mq *) (queues + (Size) ParallelWorkerNumber * QUEUE_SIZE);
 	Relation	events = table_open(filter->table, AccessShareLock);
 	DestReceiver *receiver;
 	Reader		reader;
@@ -481,13 +481,13 @@ run_parallel(const AudEventFilter *filter, const AudAggregateDef *const *aggrega
 	p = shm_toc_allocate(context->toc, (Size) nworkers * QUEUE_SIZE);
 	shm_toc_insert(context->toc, KEY_QUEUES, p);
 	for (int i = 0; i < nworkers; i++)
-		shm_mq_set_receiver(shm_mq_create(p + i * QUEUE_SIZE, QUEUE_SIZE), MyProc);
+		shm_mq_set_receiver(shm_mq_create(p + (Size) i * QUEUE_SIZE, QUEUE_SIZE), MyProc);
 
 	LaunchParallelWorkers(context);
 	queues = palloc0(Max(nworkers, 1) * sizeof(TupleQueueReader *));
 	for (int i = 0; i < context->nworkers_launched; i++)
 	{
-		shm_mq_handle *handle = shm_mq_attach((shm_mq *) (p + i * QUEUE_SIZE), context->seg,
+		shm_mq_handle *handle = shm_mq_attach((shm_mq *) (p + (Size) i * QUEUE_SIZE), context->seg,
 											  context->worker[i].bgwhandle);
 
 		queues[i] = CreateTupleQueueReader(handle);

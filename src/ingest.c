@@ -39,6 +39,7 @@
 #include "utils/typcache.h"
 
 #include "batch.h"
+#include "compat.h"
 #include "events_guard.h"
 #include "settings.h"
 #include "stats.h"
@@ -48,7 +49,7 @@ PG_FUNCTION_INFO_V1(aud_events_inserted);
 
 /* what is sorted in memory, and about what makes a batch */
 #define BATCH_EVENTS	20000
-#define BATCH_BYTES		(64 * 1024 * 1024)
+#define BATCH_BYTES		(64 * (Size) 1024 * 1024)
 
 /* positions of the columns in the firing relation */
 typedef struct EventColumns
@@ -135,12 +136,12 @@ check_texts(const EventColumns *columns, TupleTableSlot *slot)
 	static const char *const names[] = {"user_id", "event_type", "event_id"};
 	int			numbers[] = {columns->user_id, columns->event_type, columns->event_id};
 
-	for (int i = 0; i < lengthof(names); i++)
+	for (size_t i = 0; i < lengthof(names); i++)
 		check_text(names[i], toast_raw_datum_size(slot->tts_values[numbers[i] - 1]) - VARHDRSZ);
 }
 
 /* Refuses an event because of its time. */
-static void
+pg_noreturn static void
 refuse_time(const NewEvent *new, const AudClock *clock)
 {
 	StringInfoData occurred;
@@ -288,7 +289,7 @@ text_prefix(const char *text, int len)
 {
 	uint64		prefix = 0;
 
-	memcpy(&prefix, text, Min(len, sizeof(prefix)));
+	memcpy(&prefix, text, Min(len, (int) sizeof(prefix)));
 	return pg_ntoh64(prefix);
 }
 

@@ -132,7 +132,7 @@ aud_jsonb_fill(const JsonbContainer *container, int nentries, int index,
 			   uint32 offset, JsonbValue *result)
 {
 	JEntry		entry = container->children[index];
-	char	   *base = (char *) &container->children[nentries];
+	char	   *base = (char *) unconstify(JEntry *, &container->children[nentries]);
 	uint32		length = JBE_OFFLENFLD(entry);
 
 	if (JBE_HAS_OFF(entry))
@@ -181,7 +181,7 @@ aud_jsonb_key_hinted(const JsonbContainer *container, const char *key,
 	uint32		offset = 0;
 
 	if (npairs > AUD_JSONB_SCAN_PAIRS)
-		return getKeyJsonValueFromContainer((JsonbContainer *) container,
+		return getKeyJsonValueFromContainer(unconstify(JsonbContainer *, container),
 											key, keylen, room);
 
 	/* the first key's offset is 0 and its end is its length */

@@ -95,7 +95,7 @@ static const AudKafkaOptionRule rules[] = {
 const AudKafkaOptionRule *
 aud_kafka_option_rule(const char *name)
 {
-	for (int i = 0; i < lengthof(rules); i++)
+	for (size_t i = 0; i < lengthof(rules); i++)
 		if (strcmp(rules[i].name, name) == 0)
 			return &rules[i];
 	return NULL;
@@ -178,6 +178,7 @@ aud_kafka_check_options(PG_FUNCTION_ARGS)
 			name = pnstrdup(value.val.string.val, value.val.string.len);
 		else if (token == WJB_VALUE)
 		{
+			Assert(name != NULL);	/* a key comes first */
 			if (value.type == jbvBinary)
 				ereport(ERROR,
 						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -350,7 +350,7 @@ names_numeric(const AudValue *text)
 {
 	static const char *const names[] = {"NaN", "Infinity", "-Infinity"};
 
-	for (int i = 0; i < lengthof(names); i++)
+	for (size_t i = 0; i < lengthof(names); i++)
 		if (text->len == strlen(names[i]) && memcmp(AUD_VALUE_TEXT_PTR(text), names[i], text->len) == 0)
 			return true;
 	return false;
@@ -519,7 +519,7 @@ test_null(const Var *var)
 {
 	NullTest   *test = makeNode(NullTest);
 
-	test->arg = (Expr *) copyObject(var);
+	test->arg = (Expr *) copyObject(unconstify(Var *, var));
 	test->nulltesttype = IS_NOT_NULL;
 	test->location = -1;
 	return (Expr *) test;

@@ -74,10 +74,12 @@ default_selectivity(const AudRule *rule, const AudNode *leaf)
 	{
 		case AUD_OP_EQ:
 		case AUD_OP_SEMVER_EQ:
+			Assert(value != NULL);
 			/* half of the profiles have a flag set */
 			return value->type == AUD_VALUE_BOOL ? 0.5 : DEFAULT_EQ_SEL;
 		case AUD_OP_IN:
 		case AUD_OP_CONTAINS_ANY:
+			Assert(value != NULL);
 			return Min(DEFAULT_EQ_SEL * value->len, 0.5);
 		case AUD_OP_CONTAINS:
 		case AUD_OP_CONTAINS_ALL:

@@ -55,7 +55,7 @@ name_beside(Oid function, const char *name)
 static Oid
 jsonb_operator(const char *name, Oid right)
 {
-	return OpernameGetOprid(list_make2(makeString("pg_catalog"),
+	return OpernameGetOprid(list_make2(makeString(pstrdup("pg_catalog")),
 									   makeString(pstrdup(name))),
 							JSONBOID, right);
 }

@@ -79,7 +79,7 @@ take_apart(const bytea *members)
 	result.n = len / (result.number_size + result.slot_size);
 	result.instants = VARDATA_ANY(members) + sizeof(head);
 	result.numbers = result.instants + ninstants * sizeof(TimestampTz);
-	result.slots = result.numbers + result.n * result.number_size;
+	result.slots = result.numbers + (Size) result.n * result.number_size;
 	return result;
 }
 
@@ -90,6 +90,7 @@ read_integer(const char *array, int size, int i)
 	uint16		two;
 	uint32		four;
 
+	Assert(array != NULL);
 	switch (size)
 	{
 		case 1:
@@ -124,7 +125,7 @@ write_integers(char *to, int size, const uint32 *values, int n)
 		default:
 			memcpy(to, values, n * sizeof(uint32));
 	}
-	return to + n * size;
+	return to + (Size) n * size;
 }
 
 /* The i-th segment's number. */
@@ -222,7 +223,7 @@ pack(const uint32 *numbers, uint32 *slots, int n, const TimestampTz *instants, u
 	for (uint32 i = 0; i < ninstants; i++)
 		nused += moved[i];
 	size = VARHDRSZ + sizeof(head) + nused * sizeof(TimestampTz) +
-		n * (number_size + slot_size(nused));
+		(Size) n * (number_size + slot_size(nused));
 	result = palloc(size);
 	SET_VARSIZE(result, size);
 	head = nused * 2 + wide;
@@ -307,8 +308,8 @@ aud_members_valid(PG_FUNCTION_ARGS)
 	bool	   *used;
 
 	/* no more instants than segments, so there is no more to allocate either */
-	if (parts.n == 0 || parts.ninstants > parts.n ||
-		parts.slots + parts.n * parts.slot_size != VARDATA_ANY(members) + VARSIZE_ANY_EXHDR(members))
+	if (parts.n == 0 || parts.ninstants > (uint32) parts.n ||
+		parts.slots + (Size) parts.n * parts.slot_size != VARDATA_ANY(members) + VARSIZE_ANY_EXHDR(members))
 		PG_RETURN_BOOL(false);
 	used = palloc0(parts.ninstants * sizeof(bool));
 	for (int i = 0; i < parts.n; i++)
@@ -321,7 +322,7 @@ aud_members_valid(PG_FUNCTION_ARGS)
 			PG_RETURN_BOOL(false);
 		used[slot] = true;
 	}
-	PG_RETURN_BOOL(memchr(used, false, parts.ninstants) == NULL);
+	PG_RETURN_BOOL(memchr(used, 0, parts.ninstants) == NULL);
 }
 
 /* member_since(members, segment_number) → timestamptz: null where it is not among them */

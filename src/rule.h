@@ -252,8 +252,8 @@ typedef struct AudValue
 } AudValue;
 
 #define AUD_VALUE_TEXT_PTR(v)	((v)->data)
-#define AUD_VALUE_NUMERIC(v)	((Numeric) ((v)->data))
-#define AUD_VALUE_JSONB(v)		((Jsonb *) ((v)->data))
+#define AUD_VALUE_NUMERIC(v)	((Numeric) unconstify(char *, (const char *) (v)->data))
+#define AUD_VALUE_JSONB(v)		((Jsonb *) unconstify(char *, (const char *) (v)->data))
 #define AUD_VALUE_INT64(v)		(*(const int64 *) ((v)->data))
 #define AUD_VALUE_ITEM(rule, v, i) \
 	((const AudValue *) AUD_AT(rule, ((const uint32 *) ((v)->data))[i]))

@@ -301,7 +301,7 @@ unbuild_names(const AudRule *rule, const AudNames *flat)
 	names->is_list = flat->is_list != 0;
 	names->nnames = flat->nnames;
 	names->names = palloc0(flat->nnames * sizeof(AudItemName));
-	for (int i = 0; i < flat->nnames; i++)
+	for (uint32 i = 0; i < flat->nnames; i++)
 	{
 		names->names[i].name = AUD_AT(rule, flat->names[i].name);
 		names->names[i].len = flat->names[i].len;
@@ -335,7 +335,7 @@ unbuild_value(const AudRule *rule, const AudValue *flat)
 		case AUD_VALUE_LIST:
 			value->len = flat->len;
 			value->items = palloc((flat->len + 1) * sizeof(AudConst *));
-			for (int i = 0; i < flat->len; i++)
+			for (uint32 i = 0; i < flat->len; i++)
 				value->items[i] = unbuild_value(rule,
 												AUD_VALUE_ITEM(rule, flat, i));
 			break;
@@ -366,7 +366,7 @@ aud_rule_unbuild(const AudRule *rule, const AudNode *node)
 		item->names = unbuild_names(rule, AUD_NODE_NAMES(rule, node));
 	if (node->value != 0)
 		item->value = unbuild_value(rule, AUD_NODE_VALUE(rule, node));
-	for (int i = 0; i < node->nchildren; i++, child = AUD_NEXT_SIBLING(child))
+	for (uint32 i = 0; i < node->nchildren; i++, child = AUD_NEXT_SIBLING(child))
 		aud_item_add(item, aud_rule_unbuild(rule, child));
 	return item;
 }

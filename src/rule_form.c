@@ -157,6 +157,7 @@ aud_node_equal(const AudRule *rule_a, const AudNode *a,
 
 		if (memcmp(x, y, offsetof(AudNode, path)) != 0 ||
 			x->from != y->from || x->to != y->to ||
+			/* the bytes are the form.  NOLINTNEXTLINE(bugprone-suspicious-memory-comparison,cert-exp42-c,cert-flp37-c) */
 			memcmp(&x->arg, &y->arg, sizeof(x->arg)) != 0 ||
 			(x->path == 0) != (y->path == 0) ||
 			(x->names == 0) != (y->names == 0) ||

@@ -85,7 +85,7 @@ append_value(StringInfo buf, const AudRule *rule, const AudValue *value)
 			break;
 		case AUD_VALUE_LIST:
 			appendStringInfoChar(buf, '[');
-			for (int i = 0; i < value->len; i++)
+			for (uint32 i = 0; i < value->len; i++)
 			{
 				if (i > 0)
 					appendStringInfoString(buf, ", ");
@@ -120,7 +120,7 @@ append_names(StringInfo buf, const AudRule *rule, const AudNames *names)
 {
 	if (names->is_list)
 		appendStringInfoChar(buf, '[');
-	for (int i = 0; i < names->nnames; i++)
+	for (uint32 i = 0; i < names->nnames; i++)
 	{
 		const AudName *name = &names->names[i];
 		char	   *text = psprintf("%s%s", (const char *) AUD_AT(rule, name->name),
@@ -180,7 +180,7 @@ append_children(StringInfo buf, const AudRule *rule, const AudNode *node, int fl
 	const AudNode *child = AUD_FIRST_CHILD(node);
 
 	appendStringInfoChar(buf, '[');
-	for (int i = 0; i < node->nchildren; i++, child = AUD_NEXT_SIBLING(child))
+	for (uint32 i = 0; i < node->nchildren; i++, child = AUD_NEXT_SIBLING(child))
 	{
 		if (i > 0)
 			appendStringInfoString(buf, ", ");

@@ -100,7 +100,7 @@ static const char *const aggregate_names[AUD_NAGGREGATES] = {
 const char *
 aud_op_name(AudOp op, bool negated)
 {
-	for (int i = 0; i < lengthof(op_names); i++)
+	for (size_t i = 0; i < lengthof(op_names); i++)
 	{
 		if (op_names[i].op == op && op_names[i].negated == negated)
 			return op_names[i].name;
@@ -113,7 +113,7 @@ aud_op_name(AudOp op, bool negated)
 bool
 aud_op_find(const char *name, AudOp *op, bool *negated)
 {
-	for (int i = 0; i < lengthof(op_names); i++)
+	for (size_t i = 0; i < lengthof(op_names); i++)
 	{
 		if (strcmp(op_names[i].name, name) == 0)
 		{

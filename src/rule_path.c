@@ -43,9 +43,9 @@ static const char *const reserved_words[] = {
 static AudPathRoot
 find_root(const char *key, int len)
 {
-	for (int i = 0; i < lengthof(roots); i++)
+	for (size_t i = 0; i < lengthof(roots); i++)
 	{
-		if (strlen(roots[i].name) == len && memcmp(roots[i].name, key, len) == 0)
+		if (strlen(roots[i].name) == (size_t) len && memcmp(roots[i].name, key, len) == 0)
 			return roots[i].root;
 	}
 	return AUD_ROOT_DOCUMENT;
@@ -199,7 +199,7 @@ aud_path_read(AudParse *parse, const AudJson *json, bool in_where)
 		}
 		if (!read_step(parse, json, &pos, &step, &quoted))
 			return NULL;
-		if (first && in_where && !quoted)
+		if (first && in_where && !quoted && step.key != NULL)
 			path->root = find_root(step.key, step.keylen);
 		if (!first || path->root == AUD_ROOT_DOCUMENT)
 		{
@@ -278,9 +278,9 @@ aud_word_is_name(const char *word, int len)
 bool
 aud_word_is_reserved(const char *word, int len)
 {
-	for (int i = 0; i < lengthof(reserved_words); i++)
+	for (size_t i = 0; i < lengthof(reserved_words); i++)
 	{
-		if (strlen(reserved_words[i]) == len &&
+		if (strlen(reserved_words[i]) == (size_t) len &&
 			pg_strncasecmp(reserved_words[i], word, len) == 0)
 			return true;
 	}

@@ -67,7 +67,7 @@ static const NodeKey node_keys[] = {
 static const NodeKey *
 find_node_key(const char *key)
 {
-	for (int i = 0; i < lengthof(node_keys); i++)
+	for (size_t i = 0; i < lengthof(node_keys); i++)
 	{
 		if (strcmp(node_keys[i].key, key) == 0)
 			return &node_keys[i];

@@ -163,6 +163,7 @@ read_aggregate(AudParse *parse, const AudJson *object, AudItem *item)
 	}
 	if (aud_aggregate_needs_property(aggregate))
 	{
+		Assert(json != NULL);	/* count, the default, needs none */
 		aud_rule_fail(parse, json, "aggregate \"%s\" needs a property", json->text);
 		return false;
 	}

@@ -82,7 +82,7 @@ append_value(StringInfo buf, const AudRule *rule, const AudValue *value)
 			break;
 		case AUD_VALUE_LIST:
 			appendStringInfoChar(buf, '(');
-			for (int i = 0; i < value->len; i++)
+			for (uint32 i = 0; i < value->len; i++)
 			{
 				if (i > 0)
 					appendStringInfoString(buf, ", ");
@@ -105,7 +105,7 @@ append_names(StringInfo buf, const AudRule *rule, const AudNames *names)
 {
 	if (names->is_list)
 		appendStringInfoChar(buf, '(');
-	for (int i = 0; i < names->nnames; i++)
+	for (uint32 i = 0; i < names->nnames; i++)
 	{
 		const AudName *name = &names->names[i];
 		const char *text = AUD_AT(rule, name->name);
@@ -252,7 +252,7 @@ append_children(StringInfo buf, const AudRule *rule, const AudNode *node,
 {
 	const AudNode *child = AUD_FIRST_CHILD(node);
 
-	for (int i = 0; i < node->nchildren; i++, child = AUD_NEXT_SIBLING(child))
+	for (uint32 i = 0; i < node->nchildren; i++, child = AUD_NEXT_SIBLING(child))
 	{
 		if (i > 0)
 			appendStringInfoString(buf, separator);

@@ -18,12 +18,14 @@
 
 #include "eval.h"
 
+/* Is it one of 0 to 9? */
 static inline bool
 is_digit(char c)
 {
 	return c >= '0' && c <= '9';
 }
 
+/* May it stand in an identifier? */
 static inline bool
 is_identifier_char(char c)
 {

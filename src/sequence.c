@@ -162,6 +162,8 @@ aud_sequence_evaluate(const AudAggregateDef *def, AudAggregateState *state,
 			nabsent = 0;
 		}
 	}
+	/* the first step is present: rule_read_event.c sees to it */
+	Assert(reached != NULL);
 	if (nabsent > 0)
 		holds = stays_absent(def, absent, reached, events, nevents, clock, &due);
 	else

@@ -131,7 +131,7 @@ aud_store_begin(void)
 	};
 	int			nestlevel = NewGUCNestLevel();
 
-	for (int i = 0; i < lengthof(off); i++)
+	for (size_t i = 0; i < lengthof(off); i++)
 		(void) set_config_option(off[i], "off", PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
 	return nestlevel;
@@ -164,7 +164,7 @@ get_plan(AudStatement statement)
 	if (plans[statement] == NULL)
 	{
 		SPIPlanPtr	plan = SPI_prepare_cursor(text->text, text->nargs,
-											  (Oid *) text->args,
+											  unconstify(Oid *, &text->args[0]),
 											  CURSOR_OPT_GENERIC_PLAN);
 
 		if (plan == NULL)
@@ -237,7 +237,7 @@ aud_store_text_array(const char *const *strings, const int *lengths, int n)
 		nulls[i] = strings[i] == NULL;
 		if (!nulls[i])
 			values[i] = PointerGetDatum(cstring_to_text_with_len(strings[i],
-																 lengths ? lengths[i] : strlen(strings[i])));
+																 lengths ? lengths[i] : (int) strlen(strings[i])));
 	}
 	return aud_store_array(values, nulls, n, TEXTOID);
 }

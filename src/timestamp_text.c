@@ -135,7 +135,7 @@ read_zone(const char *s, const char *end, int64 *result)
 	if (take(&s, end, ':') &&
 		(!read_digits(&s, end, 2, &minute) || minute > 59))
 		return false;
-	*result = sign * (hour * MINS_PER_HOUR + minute) *
+	*result = sign * ((int64) hour * MINS_PER_HOUR + minute) *
 		(int64) SECS_PER_MINUTE * USECS_PER_SEC;
 	return s == end;
 }

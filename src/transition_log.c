@@ -105,7 +105,7 @@ next_entry(const char **p, const char *end, int *ordinal, Entry *entry)
 		if (entry->number != 0)
 			break;
 		missing = aud_varint_read(p, end);
-		if (missing == 0 || missing > INT_MAX - *ordinal)
+		if (missing == 0 || missing > (uint64) (INT_MAX - *ordinal))
 			aud_varint_corrupt();
 		*ordinal += missing;
 	}
@@ -116,7 +116,7 @@ next_entry(const char **p, const char *end, int *ordinal, Entry *entry)
 	entry->score = 1;
 	if (entry->version % 4 == SCORE_FOLLOWS)
 	{
-		if (end - *p < sizeof(entry->score))
+		if ((size_t) (end - *p) < sizeof(entry->score))
 			aud_varint_corrupt();
 		memcpy(&entry->score, *p, sizeof(entry->score));
 		*p += sizeof(entry->score);

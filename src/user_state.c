@@ -86,7 +86,7 @@ aud_states_read(const char *p, const char *end, const AudDefinitions *defs,
 
 		number += aud_varint_read(&p, end);
 		len = aud_varint_read(&p, end);
-		if (len > end - p)
+		if (len > (uint64) (end - p))
 			aud_varint_corrupt();
 		while (aggregate < defs->naggregates &&
 			   defs->aggregates[aggregate].number != 0 &&

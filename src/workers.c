@@ -322,7 +322,7 @@ give_dues(void)
 				give_word(slot, i, LOOK_NOW);
 			continue;
 		}
-		for (int i = 0; i < lengthof(hearers); i++)
+		for (size_t i = 0; i < lengthof(hearers); i++)
 			if (slot->kind == hearers[i].kind && dues[hearers[i].word] != DT_NOEND)
 				give_word(slot, hearers[i].job, dues[hearers[i].word]);
 	}

@@ -8,7 +8,7 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "../../src/ingest_json.c"
+#include "../../src/ingest_json.c"	/* NOLINT(bugprone-suspicious-include): for its static functions */
 
 #include "access/xact.h"
 #include "utils/resowner.h"

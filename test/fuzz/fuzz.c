@@ -190,7 +190,7 @@ find_target(const char *name)
 {
 	const FuzzTarget *const groups[] = {fuzz_rule_targets, fuzz_value_targets, fuzz_event_targets};
 
-	for (int g = 0; g < lengthof(groups); g++)
+	for (size_t g = 0; g < lengthof(groups); g++)
 		for (const FuzzTarget *t = groups[g]; t->name != NULL; t++)
 			if (strcmp(t->name, name) == 0)
 				return t;

@@ -31,8 +31,8 @@ extern Datum aud_rule_aggregates(PG_FUNCTION_ARGS);
 /* documents for every rule */
 static const char *const documents[] = {
 	"{}", "null", "[]", "0", "\"a\"",
-	"{\"a\": 1, \"b\": \"x\", \"c\": [1, \"x\", null, {\"a\": [2]}], \"amount\": 10.50,"
-	" \"country\": \"US\", \"name\": \"Ann\\u00e9\", \"at\": \"2026-11-20T09:38:00Z\", \"version\": \"1.2.3\"}"
+	("{\"a\": 1, \"b\": \"x\", \"c\": [1, \"x\", null, {\"a\": [2]}], \"amount\": 10.50,"
+	 " \"country\": \"US\", \"name\": \"Ann\\u00e9\", \"at\": \"2026-11-20T09:38:00Z\", \"version\": \"1.2.3\"}")
 };
 
 /* The canonical JSON of a rule. */
@@ -218,7 +218,7 @@ check_rule(AudRule *rule)
 static void
 check_documents(const AudRule *rule, const FuzzPiece *document)
 {
-	for (int i = 0; i < lengthof(documents); i++)
+	for (size_t i = 0; i < lengthof(documents); i++)
 		check_evaluation(rule, fuzz_jsonb(documents[i]));
 	if (document->len > 0)
 		check_evaluation(rule, fuzz_jsonb(document->data));
@@ -246,10 +246,10 @@ read_rule(const char *text, int len, bool json_only)
 				   "unexpected SQLSTATE %s: %s", unpack_sql_state(error.sqlerrcode), error.problem);
 		fuzz_check(error.problem != NULL, "no word of what is wrong");
 		fuzz_check(pg_encoding_verifymbstr(GetDatabaseEncoding(), error.problem, strlen(error.problem)) ==
-				   strlen(error.problem), "what is wrong is not valid in the encoding");
+				   (int) strlen(error.problem), "what is wrong is not valid in the encoding");
 		fuzz_check(error.location == NULL ||
 				   pg_encoding_verifymbstr(GetDatabaseEncoding(), error.location, strlen(error.location)) ==
-				   strlen(error.location), "the location is not valid in the encoding");
+				   (int) strlen(error.location), "the location is not valid in the encoding");
 	}
 	return rule;
 }
