@@ -194,6 +194,7 @@ CREATE OPERATOR CLASS audience.rule_ops
 	OPERATOR 5 audience.>,
 	FUNCTION 1 audience.rule_cmp(audience.rule, audience.rule);
 COMMENT ON OPERATOR CLASS audience.rule_ops USING btree IS 'rules by their canonical JSON';
+COMMENT ON OPERATOR FAMILY audience.rule_ops USING btree IS 'rules by their canonical JSON';
 
 CREATE OPERATOR CLASS audience.rule_ops
 	DEFAULT FOR TYPE audience.rule USING hash AS
@@ -201,3 +202,4 @@ CREATE OPERATOR CLASS audience.rule_ops
 	FUNCTION 1 audience.rule_hash(audience.rule),
 	FUNCTION 2 audience.rule_hash_extended(audience.rule, bigint);
 COMMENT ON OPERATOR CLASS audience.rule_ops USING hash IS 'rules by their canonical JSON';
+COMMENT ON OPERATOR FAMILY audience.rule_ops USING hash IS 'rules by their canonical JSON';
