@@ -7,6 +7,7 @@
 #   make stresstest      five minutes of 16 sessions at everything (test/t/091_stress.pl)
 #   make bench           the benchmark, on a private server (bench/README.md)
 #   make bench-kafka     the benchmark of what goes through Kafka
+#   make lint            what compilers and checkers have to say (scripts/lint.sh)
 #   make fuzz            fuzzing of one target (FUZZ_TARGET) or all, FUZZ_SECONDS each
 #   make bench-report    docs/performance.md of its results
 
@@ -32,7 +33,8 @@ ISOLATION_OPTS = --inputdir=test/isolation --load-extension=audience_manager
 TAP_TESTS = 1
 PROVE_TESTS ?= test/t/*.pl
 
-# the user's -Werror is theirs to ask for: make PG_CFLAGS_EXTRA=-Werror
+# the user's -Werror is theirs to ask for: make PG_CFLAGS_EXTRA=-Werror; what is off is so
+# because of PostgreSQL's headers and signatures, and make lint has more on
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers $(PG_CFLAGS_EXTRA)
 # calls within the module go straight, not by way of the dynamic linker's table
 SHLIB_LINK = -Wl,-Bsymbolic-functions
@@ -85,6 +87,10 @@ bench-kafka:
 	BENCH_PARTS=kafka BENCH_RESULTS=$(CURDIR)/bench/results/kafka.tsv bench/run.sh
 bench-report:
 	bench/report.sh $(BENCH_RESULTS)
+
+.PHONY: lint
+lint:
+	scripts/lint.sh $(LINT_PARTS)
 
 .PHONY: fuzz
 fuzz: export FUZZ_SECONDS := $(FUZZ_SECONDS)

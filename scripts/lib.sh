@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034 # who sources it uses what is set here
 #
 # lib.sh: what test.sh, demo.sh and bench/run.sh have in common.  Sourced.
 #
@@ -126,6 +127,17 @@ make_scratch() {
 	"${AS_USER[@]}" mkdir src pg sock log
 }
 
+# Copies this checkout to SCRATCH/src, without what a build in it may have left:
+# that must not pass for ours.
+copy_checkout() {
+	tar -C "$TOP" -cf - --exclude=./.git --exclude='*.o' --exclude='*.bc' \
+		--exclude='*.so' --exclude='*.a' --exclude=./src/rule_gram.[ch] \
+		--exclude=./src/rule_scan.c --exclude='./sql/audience_manager--*.sql' \
+		--exclude=./results --exclude=./output_iso --exclude=./tmp_check . |
+		tar -C "$SCRATCH/src" -xf - --no-same-owner
+	[ "$(id -u)" -ne 0 ] || chown -R postgres "$SCRATCH/src"
+}
+
 # build_project [MAKE-ARGUMENT...]: copies PostgreSQL and this checkout to
 # SCRATCH, builds, installs.  Sets PG_BIN and PG_CONFIG.
 build_project() {
@@ -138,12 +150,7 @@ build_project() {
 	cp -a "/usr/share/postgresql/$PG_MAJOR" "$prefix/share/postgresql/"
 	cp -a /usr/include/postgresql/. "$prefix/include/postgresql/"
 
-	# what a build in the checkout may have left must not pass for ours
-	tar -C "$TOP" -cf - --exclude=./.git --exclude='*.o' --exclude='*.bc' \
-		--exclude='*.so' --exclude='*.a' --exclude=./src/rule_gram.[ch] \
-		--exclude=./src/rule_scan.c --exclude='./sql/audience_manager--*.sql' \
-		--exclude=./results --exclude=./output_iso --exclude=./tmp_check . |
-		tar -C "$SCRATCH/src" -xf - --no-same-owner
+	copy_checkout
 	[ "$(id -u)" -ne 0 ] || chown -R postgres "$SCRATCH"
 
 	if ! project_make -j"$(nproc)" "$@" >"$SCRATCH/log/build.log" 2>&1 ||

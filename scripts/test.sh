@@ -4,6 +4,7 @@
 #
 #     scripts/test.sh                         everything
 #     scripts/test.sh regress|isolation|tap   one suite
+#     scripts/test.sh lint                    what compilers and checkers say (scripts/lint.sh quick)
 #     scripts/test.sh SUITE NAME...           some tests of it
 #
 # Needs nothing but Debian 12, and Maven Central for the tests of Kafka, once:
@@ -13,7 +14,8 @@
 #
 # The last line is "N passed, N failed", with ", N skipped" where something
 # was: a regress or isolation test counts one, a TAP file each assertion, and
-# one failure more if it ended badly without a failed one.  The exit status is
+# one failure more if it ended badly without a failed one; of lint, each file
+# and checker.  The exit status is
 # 0 only if something passed and nothing failed.
 
 set -euo pipefail
@@ -27,7 +29,7 @@ TAP_PID=
 CLOSING=                        # the last line, printed when all is cleaned up
 
 usage() {
-	say "usage: scripts/test.sh [regress|isolation|tap] [NAME...]" >&2
+	say "usage: scripts/test.sh [regress|isolation|tap] [NAME...] | lint" >&2
 	exit 2
 }
 
@@ -143,6 +145,26 @@ run_pg_regress() {
 	FAILED=$((FAILED + failed))
 }
 
+# Has compilers and checkers look, and counts.  Those of other releases than
+# Debian 12 find other things.
+run_lint() {
+	local log=$SCRATCH/log/lint.log passed failed
+	if ! grep -q '^VERSION_CODENAME=bookworm' /etc/os-release; then
+		say "lint: skipped: its tools are those of Debian 12"
+		SKIPPED=$((SKIPPED + 1))
+		return 0
+	fi
+	"$TOP/scripts/lint.sh" quick >"$log" 2>&1 || true
+	cat "$log"
+	if [[ $(tail -n 1 "$log") =~ ^([0-9]+)\ passed,\ ([0-9]+)\ failed$ ]]; then
+		passed=${BASH_REMATCH[1]} failed=${BASH_REMATCH[2]}
+	else
+		passed=0 failed=1
+	fi
+	PASSED=$((PASSED + passed))
+	FAILED=$((FAILED + failed))
+}
+
 # start_tap FILES: starts the TAP tests in a process group of their own.
 start_tap() {
 	setsid "${AS_USER[@]}" make -s -C "$SCRATCH/src" "PG_CONFIG=$PG_CONFIG" with_llvm=no \
@@ -200,11 +222,13 @@ if [ $# -gt 0 ]; then
 	SUITE=$1
 	shift
 fi
+LINT=
 REGRESS=
 ISOLATION=
 TAP=
 case $SUITE in
 all)
+	LINT=1
 	REGRESS=$(pick test/sql .sql)
 	ISOLATION=$(pick test/isolation/specs .spec)
 	TAP=$(pick test/t .pl)
@@ -212,6 +236,10 @@ all)
 regress) REGRESS=$(pick test/sql .sql "$@") ;;
 isolation) ISOLATION=$(pick test/isolation/specs .spec "$@") ;;
 tap) TAP=$(pick test/t .pl "$@") ;;
+lint)
+	[ $# -eq 0 ] || usage
+	exec "$TOP/scripts/lint.sh" quick
+	;;
 *) usage ;;
 esac
 
@@ -255,6 +283,9 @@ fi
 
 if [ -n "$TAP" ]; then
 	start_tap "$(printf '%s\n' "$TAP" | sed 's,.*,test/t/&.pl,' | tr '\n' ' ')"
+fi
+if [ -n "$LINT" ]; then
+	run_lint
 fi
 if [ -n "$REGRESS$ISOLATION" ]; then
 	start_server regress <<-CONF

@@ -49,8 +49,9 @@ SQL
 	$code->();
 	$run->finish;
 	unlike($error, qr/ERROR|aborted/, 'ingestion went on');
-	return sort { $a <=> $b } map { (split / /)[2] / 1000 }
+	my @latencies = sort { $a <=> $b } map { (split / /)[2] / 1000 }
 	  map { split /\n/, slurp_file($_) } glob "$dir/log*";
+	return @latencies;
 }
 
 #

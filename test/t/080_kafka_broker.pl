@@ -10,7 +10,7 @@ use lib $FindBin::RealBin;
 use AudKafka;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(time);
+use Time::HiRes qw(time usleep);
 
 # Runs code that must die; returns why.
 sub error_of
@@ -121,7 +121,7 @@ my $until = time() + 60;
 my ($marks) = $kafka->watermarks('ages');
 while ($marks->[0] == 0 && time() < $until)
 {
-	select undef, undef, undef, 0.1;
+	usleep(100_000);
 	($marks) = $kafka->watermarks('ages');
 }
 is_deeply($marks, [ 1, 1 ], 'retention is done, where a topic has some');
