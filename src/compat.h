@@ -23,6 +23,7 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "nodes/execnodes.h"
+#include "nodes/makefuncs.h"
 #include "regex/regex.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
@@ -250,6 +251,26 @@ aud_compat_no_conflict(ResultRelInfo *result, TupleTableSlot *slot, EState *esta
 #else
 	return ExecCheckIndexConstraints(result, slot, estate, other, arbiters);
 #endif
+}
+
+/*
+ * A column of the row that a whole-row reference of this query level stands
+ * for.  From 16 on a Var says which outer joins can make it null, and the planner
+ * finds no other; from 18 on, too, whether it is the old row or the new one that
+ * RETURNING asks for.
+ */
+static inline Var *
+aud_compat_column_of_row(const Var *row, AttrNumber attnum, Oid type, int32 typmod, Oid collation)
+{
+	Var		   *column = makeVar(row->varno, attnum, type, typmod, collation, 0);
+
+#if PG_VERSION_NUM >= 160000
+	column->varnullingrels = bms_copy(row->varnullingrels);
+#endif
+#if PG_VERSION_NUM >= 180000
+	column->varreturningtype = row->varreturningtype;
+#endif
+	return column;
 }
 
 /* Does the current user own the database?  16 has one function for all objects. */

@@ -49,6 +49,7 @@
 #include "utils/rel.h"
 #include "utils/typcache.h"
 
+#include "compat.h"
 #include "decimal.h"
 #include "eval.h"
 #include "match_plan.h"
@@ -108,7 +109,7 @@ find_whole_row_column(const AudRowOperand *operand, const char *name)
 	if (attnum <= 0)
 		return NULL;
 	get_atttypetypmodcoll(operand->relid, attnum, &type, &typmod, &collation);
-	return makeVar(whole_row->varno, attnum, type, typmod, collation, 0);
+	return aud_compat_column_of_row(whole_row, attnum, type, typmod, collation);
 }
 
 /* The field of a ROW, where it is a plain column, or NULL. */
