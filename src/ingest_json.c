@@ -500,9 +500,11 @@ read_message(const Events *events, Datum message)
 {
 	bytea	   *bytes = DatumGetByteaPP(message);
 	int			len = VARSIZE_ANY_EXHDR(bytes);
-	char	   *copy;
+	/* all of it, for the conversion looks at all: pnstrdup would end at a NUL byte */
+	char	   *copy = palloc(len + 1);
 
-	copy = pnstrdup(VARDATA_ANY(bytes), len);
+	memcpy(copy, VARDATA_ANY(bytes), len);
+	copy[len] = '\0';
 	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
 											  CStringGetDatum(pg_any_to_server(copy, len, PG_UTF8))));
 }

@@ -254,7 +254,7 @@ SELECT audience.kafka_take_events('a/b', '{3}', '{9223372036854775807}', ARRAY[N
 SELECT occurred_at, event_id FROM audience.events WHERE user_id = 'timeless';
 SELECT audience.kafka_take_events('t', '{}', '{}', '{}', '{}');
 SELECT message, pg_temp.try(format('SELECT audience.kafka_take_events(''t'', ''{0}'', ''{7}'', ''{2026-02-01Z}'', ARRAY[%L::bytea])', message))
-FROM unnest(ARRAY[NULL, '', 'nonsense', '\xff', '\x7b7d00', 'null', '"x"', '[]', '{}', '{"userId":"u"}', '{"userId":"","eventType":"t"}',
+FROM unnest(ARRAY[NULL, '', 'nonsense', '\xff', '\x7b7d00', '\xf500ff41', 'null', '"x"', '[]', '{}', '{"userId":"u"}', '{"userId":"","eventType":"t"}',
 	'{"userId":true,"eventType":"t"}', '{"userId":"u","eventType":"t","timestamp":"2027-01-01"}', '{"userId":"u\\u0000","eventType":"t"}',
 	'{"userId":"u","eventType":"t","properties":[]}']) message;
 -- all or none, and of what was not taken nothing stays
