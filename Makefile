@@ -5,10 +5,11 @@
 #   make installcheck    regress, isolation and TAP tests against it
 #   make crashtest       200 crashes under load, on private servers (test/t/090_crash.pl)
 #   make stresstest      five minutes of 16 sessions at everything (test/t/091_stress.pl)
+#   make sanitizedtest   the tests with sanitizers, then the regress suite under valgrind, with assertions
 #   make bench           the benchmark, on a private server (bench/README.md)
 #   make bench-kafka     the benchmark of what goes through Kafka
 #   make lint            what compilers and checkers have to say (scripts/lint.sh)
-#   make fuzz            fuzzing of one target (FUZZ_TARGET) or all, FUZZ_SECONDS each
+#   make fuzz            fuzzing of one target (FUZZ_TARGET) or all, FUZZ_SECONDS each, with sanitizers
 #   make bench-report    docs/performance.md of its results
 
 EXTENSION = audience_manager
@@ -91,8 +92,13 @@ bench-report:
 .PHONY: lint
 lint:
 	scripts/lint.sh $(LINT_PARTS)
+.PHONY: sanitizedtest
+sanitizedtest:
+	scripts/test-sanitized.sh address
+	scripts/test-sanitized.sh valgrind regress
 
 .PHONY: fuzz
 fuzz: export FUZZ_SECONDS := $(FUZZ_SECONDS)
+fuzz: export FUZZ_SANITIZE ?= address,undefined
 fuzz:
 	test/fuzz/run.sh $(FUZZ_TARGET)

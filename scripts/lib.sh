@@ -21,6 +21,10 @@
 # Another version of PostgreSQL than Debian 12's: test-pg.sh says so.
 PG_MAJOR=${AUDIENCE_PG_MAJOR:-15}
 
+# Where PostgreSQL is copied from, laid out as Debian's in /usr: test-sanitized.sh
+# has one of its own.
+PG_ROOT=${AUDIENCE_PG_ROOT:-/usr}
+
 # Debian packages that building and running the project takes.
 BUILD_PACKAGES=(
 	"postgresql-$PG_MAJOR" "postgresql-server-dev-$PG_MAJOR" make gcc libc6-dev flex bison
@@ -146,9 +150,9 @@ build_project() {
 	PG_CONFIG=$PG_BIN/pg_config
 
 	mkdir -p "$prefix"/{lib,share,include}/postgresql
-	cp -a "/usr/lib/postgresql/$PG_MAJOR" "$prefix/lib/postgresql/"
-	cp -a "/usr/share/postgresql/$PG_MAJOR" "$prefix/share/postgresql/"
-	cp -a /usr/include/postgresql/. "$prefix/include/postgresql/"
+	cp -a "$PG_ROOT/lib/postgresql/$PG_MAJOR" "$prefix/lib/postgresql/"
+	cp -a "$PG_ROOT/share/postgresql/$PG_MAJOR" "$prefix/share/postgresql/"
+	cp -a "$PG_ROOT/include/postgresql/." "$prefix/include/postgresql/"
 
 	copy_checkout
 	[ "$(id -u)" -ne 0 ] || chown -R postgres "$SCRATCH"

@@ -7,7 +7,8 @@
 # FUZZ_SECONDS    for each target (60)
 # FUZZ_TOTAL      instead, for all targets together
 # FUZZ_KEEP       directory where what was found, and the corpora, are kept
-# FUZZ_SANITIZE   sanitizers (undefined)
+# FUZZ_SANITIZE   sanitizers: undefined, or address,undefined, for which the
+#                 server has them, too (undefined)
 #
 # The last line is "N inputs of N targets, N findings"; the exit status is 0
 # only if every target ran and nothing was found.
@@ -20,6 +21,7 @@ FUZZ=test/fuzz
 CLANG=14
 SANITIZE=${FUZZ_SANITIZE:-undefined}
 ALL=(rule recv jsonb path operator timestamp duration version like number merge packed state message event ingest)
+SERVER_SANITIZED=
 FINDINGS=0
 INPUTS=0
 TARGETS=0
@@ -64,9 +66,22 @@ project_make() {
 	"${AS_USER[@]}" make -s -C "$SCRATCH/src" "PG_CONFIG=$PG_CONFIG" with_llvm=no "${FUZZ_MAKE[@]}" "$@"
 }
 
+# Sets PG_ROOT to a server with AddressSanitizer, if that is wanted.
+choose_server() {
+	# its programs leave to their end what they have, and share objects with libpq
+	export ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0
+	if [[ $SANITIZE == *address* ]] && [ -z "${AUDIENCE_PG_ROOT:-}" ]; then
+		PG_ROOT=$("$TOP/scripts/test-sanitized.sh" --server address | tail -n 1)
+	fi
+	case $("$PG_ROOT/lib/postgresql/$PG_MAJOR/bin/pg_config" --cflags) in
+	*-fsanitize=address*) SERVER_SANITIZED=1 ;;
+	*) [[ $SANITIZE != *address* ]] || die "the PostgreSQL in $PG_ROOT has no AddressSanitizer" ;;
+	esac
+}
+
 # Sets FUZZ_MAKE, for project_make, and PRELOAD.
 configure() {
-	local source objects=() runtime
+	local source objects=() runtime flags
 	runtime=$("clang-$CLANG" -print-file-name=lib/linux)
 	for source in "$TOP"/src/*.c; do
 		# harness/events.c takes its place
@@ -78,13 +93,19 @@ configure() {
 	done
 	# a checkout in which something was built has the generated files
 	mapfile -t objects < <(printf '%s\n' "${objects[@]}" | sort -u)
-	PRELOAD=$runtime/libclang_rt.ubsan_standalone-x86_64.so
-	[[ $SANITIZE != *address* ]] || PRELOAD=$runtime/libclang_rt.asan-x86_64.so
+	flags="-g -fsanitize=fuzzer-no-link -fno-sanitize-recover=all -fno-omit-frame-pointer"
+	if [ -n "$SERVER_SANITIZED" ]; then
+		# its own flags have the sanitizers, and it has their runtime
+		PRELOAD=
+	else
+		PRELOAD=$runtime/libclang_rt.ubsan_standalone-x86_64.so
+		flags+=" -fsanitize=$SANITIZE -shared-libsan -DUSE_ASSERT_CHECKING=1"
+	fi
 	FUZZ_MAKE=(
 		"CC=clang-$CLANG"
 		"OBJS=${objects[*]}"
-		"PG_CPPFLAGS=-Isrc -DUSE_ASSERT_CHECKING=1"
-		"PG_CFLAGS_EXTRA=-g -fsanitize=fuzzer-no-link,$SANITIZE -fno-sanitize-recover=all -shared-libsan -fno-omit-frame-pointer -Wno-unknown-warning-option -Wno-ignored-optimization-argument -Wno-unused-command-line-argument"
+		"PG_CPPFLAGS=-Isrc"
+		"PG_CFLAGS_EXTRA=$flags -Wno-unknown-warning-option -Wno-ignored-optimization-argument -Wno-unused-command-line-argument"
 		"SHLIB_LINK=-Wl,-Bsymbolic-functions -Wl,--wrap=AllocSetContextCreateInternal $runtime/libclang_rt.fuzzer_no_main-x86_64.a -lstdc++ -ljansson -lm -lpthread"
 	)
 }
@@ -92,9 +113,10 @@ configure() {
 # single_user LOG: runs statements from standard input, a line each, in a
 # single-user server; its exit status is the server's.
 single_user() {
-	"${AS_USER[@]}" env "LD_PRELOAD=$PRELOAD" \
-		ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:allocator_may_return_null=1:handle_segv=0 \
-		UBSAN_OPTIONS=print_stacktrace=1 \
+	# with addresses at random the sanitizer's own places may be taken
+	"${AS_USER[@]}" setarch "$(uname -m)" -R env "LD_PRELOAD=$PRELOAD" \
+		"ASAN_OPTIONS=$ASAN_OPTIONS:abort_on_error=1:allocator_may_return_null=1" \
+		UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
 		"$PG_BIN/postgres" --single -D "$SCRATCH/data" -c fsync=off -c log_min_messages=warning \
 		-c audience.now=2026-11-19T12:00:00Z postgres >"$1" 2>&1
 }
@@ -147,6 +169,7 @@ trap 'exit 143' TERM HUP
 
 install_packages "${BUILD_PACKAGES[@]}" "clang-$CLANG" "libclang-rt-$CLANG-dev" perl
 make_scratch fuzz
+choose_server
 configure
 say "Building"
 # shellcheck disable=SC2119 # our arguments are targets

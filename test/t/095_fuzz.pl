@@ -15,6 +15,8 @@ plan skip_all => 'clang-14 with its runtime libraries is not installed'
   unless -x '/usr/bin/clang-14'
   && -e '/usr/lib/llvm-14/lib/clang/14.0.6/lib/linux/libclang_rt.fuzzer_no_main-x86_64.a';
 
+plan skip_all => 'libFuzzer is not for valgrind' if defined $ENV{AUDIENCE_VALGRIND};
+
 $ENV{FUZZ_TOTAL} //= 60;
 $ENV{FUZZ_SEED} //= 1;
 my @lines = split /\n/, `$source/test/fuzz/run.sh 2>&1`;
