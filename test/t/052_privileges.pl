@@ -290,5 +290,37 @@ is(attempt('administrator', $_), '42501', "administrator: $_")
 	'SELECT * FROM audience.engine_work()', 'SELECT audience.engine_work_reset()');
 verify_empty($node);
 
+#
+# settings that are a superuser's, before the library is loaded and they are known
+#
+is($node->safe_psql('postgres', "SET audience.now = '2000-01-01'; SELECT audience.now() > '2020-01-01'", extra_params => [ '-U', 'reader' ]), 't',
+	'audience.now is not the caller\'s to set, not even before the library is there');
+is(attempt('reader', "SELECT audience.now(); SET audience.now = '2000-01-01'"), '42501', 'nor after');
+
+#
+# a schema that somebody else has made before
+#
+my $refused = qr/schema "audience" is not safe from others/;
+$node->safe_psql('postgres', 'CREATE DATABASE prepared; CREATE ROLE superior SUPERUSER');
+foreach my $case (
+	[ 'CREATE SCHEMA audience AUTHORIZATION hostile', 'a schema of theirs' ],
+	[ 'CREATE SCHEMA audience; GRANT CREATE ON SCHEMA audience TO hostile', 'one that they may create in' ],
+	[ 'CREATE SCHEMA audience; GRANT CREATE ON SCHEMA audience TO PUBLIC', 'one that everybody may create in' ],
+	[ "CREATE SCHEMA audience; CREATE FUNCTION audience.segment_row(varchar) RETURNS int LANGUAGE sql AS 'SELECT 1'; ALTER FUNCTION audience.segment_row(varchar) OWNER TO hostile", 'a function' ],
+	[ 'CREATE SCHEMA audience; GRANT CREATE ON SCHEMA audience TO hostile; SET ROLE hostile; CREATE TABLE audience.profile (); RESET ROLE; REVOKE CREATE ON SCHEMA audience FROM hostile', 'a table' ],
+	[ 'CREATE SCHEMA audience; CREATE DOMAIN audience.text AS int; ALTER DOMAIN audience.text OWNER TO hostile', 'a type' ],
+	[ 'CREATE SCHEMA audience; CREATE OPERATOR audience.=== (LEFTARG = int, RIGHTARG = int, FUNCTION = int4eq); ALTER OPERATOR audience.=== (int, int) OWNER TO hostile', 'an operator' ],
+	[ "CREATE SCHEMA audience AUTHORIZATION hostile; CREATE FUNCTION audience.\"=\"(oid, oid) RETURNS bool LANGUAGE sql AS 'SELECT false'; CREATE OPERATOR audience.= (LEFTARG = oid, RIGHTARG = oid, FUNCTION = audience.\"=\")", 'operators for the check itself' ])
+{
+	my ($made, $label) = @$case;
+	my $said = '';
+	$node->safe_psql('prepared', $made);
+	$node->psql('prepared', 'CREATE EXTENSION audience_manager', stderr => \$said);
+	like($said, $refused, "CREATE EXTENSION refuses $label");
+	$node->safe_psql('prepared', 'DROP SCHEMA audience CASCADE');
+}
+$node->safe_psql('prepared', "CREATE SCHEMA audience AUTHORIZATION superior; GRANT USAGE ON SCHEMA audience TO PUBLIC; CREATE EXTENSION audience_manager");
+is($node->safe_psql('prepared', "SELECT has_schema_privilege('plain', 'audience', 'USAGE')"), 'f', 'but takes one of a superuser\'s, and shuts it');
+
 $node->stop;
 done_testing();
