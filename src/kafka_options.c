@@ -14,11 +14,17 @@
  * server's operating-system user, and what is in it goes to the cluster, so
  * whoever names a file must be allowed to read the server's files.
  *
+ * Who that is a SECURITY DEFINER function cannot tell.  The session's role is
+ * somebody else as soon as code of one role runs in a session of another: a
+ * superuser's ANALYZE, or autovacuum, runs functions of an index as the table's
+ * owner.  So kafka_cluster_set runs as its caller (caller.c).
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "catalog/pg_authid.h"
+#include "catalog/pg_type_d.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
@@ -26,12 +32,13 @@
 #include "utils/guc.h"
 #include "utils/jsonb.h"
 
+#include "caller.h"
 #include "eval.h"
 #include "kafka_fault.h"
 #include "kafka_options.h"
 #include "settings.h"
 
-PG_FUNCTION_INFO_V1(aud_kafka_check_options);
+PG_FUNCTION_INFO_V1(aud_kafka_cluster_set);
 PG_FUNCTION_INFO_V1(aud_kafka_start);
 PG_FUNCTION_INFO_V1(aud_kafka_set_origin);
 PG_FUNCTION_INFO_V1(aud_kafka_is_fault_of_message);
@@ -119,8 +126,7 @@ check_secret(const char *name, const char *value)
 static void
 check_file_access(const char *name)
 {
-	/* the role that the session has, whoever owns the functions it is in */
-	if (has_privs_of_role(GetOuterUserId(), ROLE_PG_READ_SERVER_FILES))
+	if (has_privs_of_role(GetUserId(), ROLE_PG_READ_SERVER_FILES))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -156,11 +162,13 @@ check_option(const char *name, const JsonbValue *value)
 	check_file_access(name);
 }
 
-/* kafka_check_options(options jsonb): see the SQL definition. */
-Datum
-aud_kafka_check_options(PG_FUNCTION_ARGS)
+/*
+ * Refuses options of a cluster (NULL: null) that are not allowed, secrets that
+ * are not in files, and files that the user may not read.
+ */
+static void
+check_options(Jsonb *options)
 {
-	Jsonb	   *options = PG_ARGISNULL(0) ? NULL : PG_GETARG_JSONB_P(0);
 	JsonbIterator *it;
 	JsonbIteratorToken token;
 	JsonbValue	value;
@@ -191,6 +199,19 @@ aud_kafka_check_options(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("option \"bootstrap.servers\" of a Kafka cluster must be given")));
+}
+
+/* kafka_cluster_set(name text, options jsonb): see the SQL definition. */
+Datum
+aud_kafka_cluster_set(PG_FUNCTION_ARGS)
+{
+	static SPIPlanPtr plan = NULL;
+	static const Oid types[] = {TEXTOID, JSONBOID};
+	NullableDatum args[] = {fcinfo->args[0], fcinfo->args[1]};
+
+	check_options(PG_ARGISNULL(1) ? NULL : PG_GETARG_JSONB_P(1));
+	(void) aud_call_as_owner(fcinfo, &plan, "SELECT audience.kafka_cluster_store($1, $2)",
+							 lengthof(types), types, args);
 	PG_RETURN_VOID();
 }
 

@@ -5,7 +5,7 @@
 -- before it began: what others did to a user before its profile was locked is
 -- seen by the statements behind that.
 
-CREATE FUNCTION audience.profile_set(user_id text, attributes jsonb) RETURNS jsonb
+CREATE FUNCTION audience.profile_patch(user_id text, attributes jsonb, whole boolean) RETURNS jsonb
 AS $$
 #variable_conflict use_variable
 BEGIN
@@ -16,11 +16,21 @@ BEGIN
 		RAISE EXCEPTION 'attributes must be a JSON object' USING ERRCODE = '22023';
 	END IF;
 	PERFORM audience.set_attributes(ARRAY[user_id], ARRAY[attributes]);
-	RETURN (SELECT p.attributes FROM audience.profiles p WHERE p.user_id = profile_set.user_id);
+	IF whole THEN
+		RETURN (SELECT p.attributes FROM audience.profiles p WHERE p.user_id = profile_patch.user_id);
+	END IF;
+	RETURN audience.merge_patch('{}', attributes);
 END
-$$ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+$$ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.profile_patch(text, jsonb, boolean) IS
+	'internal, for profile_set: merges an object into a user''s attributes and evaluates the user; the attributes after, or only what of them is of this object';
+
+-- not SECURITY DEFINER: it must know who calls it (caller.c)
+CREATE FUNCTION audience.profile_set(user_id text, attributes jsonb) RETURNS jsonb
+AS 'MODULE_PATHNAME', 'aud_profile_set'
+LANGUAGE C VOLATILE SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION audience.profile_set(text, jsonb) IS
-	'merges an object into a user''s attributes (RFC 7396) and evaluates the user; the attributes after';
+	'merges an object into a user''s attributes (RFC 7396) and evaluates the user; the attributes after, or for those who may not read them what they have set';
 
 CREATE FUNCTION audience.profiles_set(profiles jsonb) RETURNS bigint
 AS $$

@@ -163,12 +163,6 @@ AS 'MODULE_PATHNAME', 'aud_note_outbox'
 LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION audience.note_outbox() IS 'internal: has the relay look for something to send when the transaction has committed';
 
-CREATE FUNCTION audience.kafka_check_options(options jsonb) RETURNS void
-AS 'MODULE_PATHNAME', 'aud_kafka_check_options'
-LANGUAGE C STABLE;
-COMMENT ON FUNCTION audience.kafka_check_options(jsonb) IS
-	'internal: refuses options of a cluster that are not allowed, secrets that are not in files, and files that the user may not read';
-
 CREATE FUNCTION audience.kafka_start(start text) RETURNS bigint
 AS 'MODULE_PATHNAME', 'aud_kafka_start'
 LANGUAGE C IMMUTABLE;
@@ -199,14 +193,13 @@ $$ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_t
 COMMENT ON FUNCTION audience.kafka_activate() IS
 	'lets a restored copy exchange messages with Kafka, as the database did that it is a copy of';
 
-CREATE FUNCTION audience.kafka_cluster_set(name text, options jsonb) RETURNS void
+CREATE FUNCTION audience.kafka_cluster_store(name text, options jsonb) RETURNS void
 AS $$
 #variable_conflict use_variable
 BEGIN
 	IF name IS NULL OR name !~ '^[A-Za-z0-9_.-]{1,63}$' THEN
 		RAISE EXCEPTION 'name of a Kafka cluster must be 1 to 63 letters, digits, "_", "." or "-"' USING ERRCODE = '22023';
 	END IF;
-	PERFORM audience.kafka_check_options(options);
 	INSERT INTO audience.kafka_clusters AS c (name, options) VALUES (name, options)
 	ON CONFLICT ON CONSTRAINT kafka_clusters_pkey DO UPDATE SET options = EXCLUDED.options;
 	IF NOT EXISTS (SELECT FROM audience.kafka_installation) THEN
@@ -214,7 +207,14 @@ BEGIN
 	END IF;
 	PERFORM audience.note_kafka();
 END
-$$ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+$$ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.kafka_cluster_store(text, jsonb) IS
+	'internal, for kafka_cluster_set: enters a cluster whose options have been checked';
+
+-- not SECURITY DEFINER: it must know who calls it (caller.c)
+CREATE FUNCTION audience.kafka_cluster_set(name text, options jsonb) RETURNS void
+AS 'MODULE_PATHNAME', 'aud_kafka_cluster_set'
+LANGUAGE C VOLATILE SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION audience.kafka_cluster_set(text, jsonb) IS
 	'says how a Kafka cluster is reached: librdkafka''s settings by their names; secrets as "file:/path"';
 

@@ -5,7 +5,8 @@
 -- Functions for users that read or write tables run as the extension's owner
 -- (SECURITY DEFINER) or, where they commit, are procedures.  By that they are
 -- told from internal functions, which nobody is granted: those run as their
--- caller, and would come to nothing without privileges on the tables.
+-- caller, and would come to nothing without privileges on the tables.  Some
+-- few look at who calls them, and run as their caller for that; they are named.
 
 CREATE FUNCTION audience.grant_access(role regrole, level text) RETURNS void
 AS $$
@@ -23,6 +24,8 @@ DECLARE
 		'engine_statistics', 'scheduler_statistics', 'retention_setting', 'event_retention_limit',
 		'kafka_partition_statistics', 'kafka_sink_statistics', 'kafka_errors', 'kafka_is_here'];
 	writers constant text[] := ARRAY['event_ingest', 'events_ingest', 'profile_set', 'profiles_set'];
+	-- what is for "admin", and looks at who calls it
+	asking constant text[] := ARRAY['kafka_cluster_set', 'profile_set'];
 	-- what the workers that exchange messages with Kafka call
 	bridge constant text[] := ARRAY[
 		'kafka_take_events', 'kafka_take_segment', 'kafka_set_origin', 'kafka_source_stop', 'kafka_source_hold',
@@ -68,7 +71,7 @@ BEGIN
 				WHEN 'ingest' THEN p.proname = ANY (writers)
 				WHEN 'read' THEN p.proname = ANY (readers)
 				WHEN 'kafka' THEN p.proname = ANY (bridge)
-				ELSE p.proname = ANY (readers)
+				ELSE p.proname = ANY (readers || asking)
 					OR (p.prosecdef OR p.prokind = 'p') AND p.prorettype <> 'trigger'::regtype
 				END
 	LOOP
