@@ -59,8 +59,10 @@ BEGIN
 	IF grant_access.level = 'kafka' THEN
 		EXECUTE format('GRANT SELECT ON audience.kafka_installation, audience.kafka_clusters, audience.kafka_sinks, audience.segment_numbers, '
 			'audience.segments TO %s', grantee);
-		EXECUTE format('GRANT SELECT, UPDATE ON audience.kafka_sources TO %s', grantee);
-		EXECUTE format('GRANT SELECT, INSERT, UPDATE ON audience.kafka_offsets, audience.kafka_dead_letters TO %s', grantee);
+		-- what a source is, is not for those who read it to say
+		EXECUTE format('GRANT SELECT, UPDATE (discovered, cluster_id, stopped) ON audience.kafka_sources TO %s', grantee);
+		EXECUTE format('GRANT SELECT, INSERT (source, partition, start), UPDATE (next_offset, epoch, moved_at) ON audience.kafka_offsets TO %s', grantee);
+		EXECUTE format('GRANT SELECT, INSERT, UPDATE ON audience.kafka_dead_letters TO %s', grantee);
 		EXECUTE format('GRANT SELECT, DELETE ON audience.kafka_outbox TO %s', grantee);
 		EXECUTE format('GRANT USAGE ON SEQUENCE audience.kafka_dead_letter_seq TO %s', grantee);
 	END IF;
