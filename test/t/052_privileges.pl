@@ -322,5 +322,27 @@ foreach my $case (
 $node->safe_psql('prepared', "CREATE SCHEMA audience AUTHORIZATION superior; GRANT USAGE ON SCHEMA audience TO PUBLIC; CREATE EXTENSION audience_manager");
 is($node->safe_psql('prepared', "SELECT has_schema_privilege('plain', 'audience', 'USAGE')"), 'f', 'but takes one of a superuser\'s, and shuts it');
 
+# default privileges are about what is made later, but not about this
+$node->safe_psql('prepared', <<'SQL');
+CREATE TABLE before AS SELECT oid::regprocedure::text AS routine FROM pg_proc
+WHERE pronamespace = 'audience'::regnamespace AND has_function_privilege('plain', oid, 'EXECUTE');
+DROP EXTENSION audience_manager;
+DROP SCHEMA audience;
+ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC;
+ALTER DEFAULT PRIVILEGES GRANT ALL ON SEQUENCES TO PUBLIC;
+ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO PUBLIC;
+ALTER DEFAULT PRIVILEGES GRANT USAGE ON SCHEMAS TO PUBLIC;
+CREATE EXTENSION audience_manager;
+SQL
+is($node->safe_psql('prepared', <<'SQL'), '', 'default privileges give PUBLIC nothing of the extension');
+SELECT relname FROM pg_class, aclexplode(relacl) a WHERE relnamespace = 'audience'::regnamespace AND a.grantee = 0
+UNION ALL
+SELECT nspname FROM pg_namespace, aclexplode(nspacl) a WHERE nspname = 'audience' AND a.grantee = 0
+UNION ALL
+(SELECT oid::regprocedure::text FROM pg_proc
+	WHERE pronamespace = 'audience'::regnamespace AND has_function_privilege('plain', oid, 'EXECUTE')
+	EXCEPT TABLE before)
+SQL
+
 $node->stop;
 done_testing();
