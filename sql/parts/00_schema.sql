@@ -28,7 +28,7 @@ BEGIN
 	IF FOUND THEN
 		RAISE EXCEPTION 'schema "audience" is not safe from others' USING ERRCODE = '42501',
 			DETAIL = pg_catalog.format('It, or something in it, belongs to %s, or %s may create objects in it.', stranger, stranger),
-			HINT = 'Drop the schema, or rename it, and create the extension again.';
+			HINT = 'Drop or rename the schema, or see to it that all in it is a superuser''s and that nobody else may create objects there.';
 	END IF;
 END
 $$;
