@@ -368,6 +368,19 @@ BEGIN
 			CASE WHEN o.proretset THEN 'SETOF' END, o.result,
 			format('BEGIN RAISE EXCEPTION USING MESSAGE = pg_catalog.concat(''caught: function %s as '', current_user); END', o.proname));
 	END LOOP;
+	-- what takes anything has a twin for texts, which fits texts better
+	FOR o IN
+		SELECT DISTINCT p.proname, n FROM pg_catalog.pg_proc p, generate_series(1, 4) n
+		WHERE p.pronamespace = 'pg_catalog'::regnamespace AND '"any"'::regtype = ANY (p.proargtypes::oid[])
+	LOOP
+		BEGIN
+			EXECUTE format('CREATE FUNCTION mirror.%I(%s) RETURNS text LANGUAGE plpgsql AS %L', o.proname,
+				(SELECT string_agg('text', ', ') FROM generate_series(1, o.n)),
+				format('BEGIN RAISE EXCEPTION USING MESSAGE = pg_catalog.concat(''caught: function %s as '', current_user); END', o.proname));
+		EXCEPTION WHEN duplicate_function THEN
+			NULL;
+		END;
+	END LOOP;
 	FOR o IN
 		SELECT r.oprname, format_type(r.oprleft, NULL) AS "left", format_type(r.oprright, NULL) AS "right", r.oprleft = 0 AS prefix, p.proname
 		FROM pg_catalog.pg_operator r JOIN pg_catalog.pg_proc p ON p.oid = r.oprcode WHERE r.oprnamespace = 'pg_catalog'::regnamespace
@@ -530,6 +543,39 @@ $set =~ s/\Q1 day 12:00:00\E|\Q1 12:00:00\E/1 day 12:00:00/g;
 is($set, $plain, 'and comes to the same');
 verify_empty($node);
 replay_ok($node);
+
+#
+# Workers, in a database whose owner is hostile: they have the settings of the database
+#
+$node->safe_psql('postgres', 'CREATE ROLE m_owner LOGIN; CREATE DATABASE owned OWNER m_owner');
+$node->safe_psql('owned', <<'SQL');
+CREATE EXTENSION audience_manager;
+SELECT audience.kafka_cluster_set('main', '{"bootstrap.servers": "127.0.0.1:9"}');
+SELECT audience.kafka_source_create('in');
+SELECT audience.kafka_sink_create('out', 'transitions');
+SELECT audience.segment_create('later', 'count(x, LAST ''1 second'') >= 1');
+SQL
+$node->safe_psql('owned', "CREATE SCHEMA mirror; $caught $mirror", extra_params => [ '-U', 'm_owner' ]);
+$node->safe_psql('postgres', $_, extra_params => [ '-U', 'm_owner' ])
+  foreach map { "ALTER DATABASE owned SET $_" } 'search_path = mirror, pg_temp, audience, pg_catalog', 'transform_null_equals = on', 'row_security = off',
+  'DateStyle = \'SQL, DMY\'', 'standard_conforming_strings = off', 'enable_seqscan = off', 'default_transaction_isolation = serializable', 'role = m_owner';
+$node->append_conf('postgresql.conf', "audience.databases = 'owned'\n");
+$node->reload;
+{
+	# what a superuser who goes there should do, too
+	local $ENV{PGOPTIONS} = '-c search_path=pg_catalog -c role=none';
+	$node->safe_psql('owned', "SELECT audience.event_ingest('{\"userId\":\"w\",\"eventType\":\"x\"}')");
+	wait_for($node, 'a scheduler does its work there', "SELECT string_agg(reason, ' ' ORDER BY seq) FROM audience.transitions", db => 'owned', is => 'rule_evaluation expired');
+	$node->safe_psql('owned', "SELECT audience.segment_create('chunks', 'true', refresh => 'later')");
+	wait_for($node, 'in chunks, too', "SELECT status FROM audience.segments WHERE id = 'chunks'", db => 'owned', is => 'ready');
+	wait_for($node, 'and so do those for Kafka', 'SELECT (SELECT state FROM audience.stat_kafka_source), (SELECT state FROM audience.stat_kafka_sink)',
+		db => 'owned', is => 'waiting for broker|waiting for broker');
+	is($node->safe_psql('owned', "SELECT errors FROM audience.stat_scheduler"), '0', 'without an error');
+	is($node->safe_psql('owned', "SELECT count(*) FROM audience.stat_kafka_errors WHERE sqlstate IS NOT NULL"), '0', 'of the database');
+}
+unlike(slurp_file($node->logfile), qr/caught: \w+ \w+ as $superuser/, 'and nothing hostile is run by a superuser');
+$node->append_conf('postgresql.conf', "audience.databases = 'none'\n");
+$node->reload;
 
 #
 # Somebody else's session: code of one role that is run in a session of another
