@@ -92,6 +92,7 @@ bench-report:
 .PHONY: lint
 lint:
 	scripts/lint.sh $(LINT_PARTS)
+
 .PHONY: sanitizedtest
 sanitizedtest:
 	scripts/test-sanitized.sh address

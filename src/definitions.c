@@ -7,7 +7,9 @@
  * A change of definitions sends a relcache invalidation for table
  * definition_version (trigger definitions_changed), whose arrival marks the
  * loaded set stale; the next one who asks loads it anew.  (Not for table
- * segments: every cached plan that reads it would be made anew, too.)
+ * segments: every cached plan that reads it would be made anew, too.)  DDL on one
+ * of the tables that definitions are read from does so as well: whoever loads
+ * rows with triggers disabled has disabled and enabled them.
  *
  * Whoever has asked for a set may go on using it, though others are loaded
  * meanwhile, as long as the memory context that was current lives: the set is
@@ -24,6 +26,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_index.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "utils/inval.h"
@@ -31,6 +34,7 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 #include "definitions.h"
 #include "nodes_hash.h"
@@ -45,7 +49,12 @@ PG_FUNCTION_INFO_V1(aud_definitions_check);
 static AudDefinitions *loaded = NULL;
 static bool loaded_is_stale = false;
 static bool loaded_in_parallel = false;	/* with an older snapshot, perhaps */
-static Oid	version_oid = InvalidOid;
+
+/* the tables that definitions are read from, and where they were found last */
+static const char *const source_names[] = {
+	"definition_version", "aggregates", "traits", "segments", "retention", "kafka_sinks"
+};
+static Oid	source_oids[lengthof(source_names)];
 
 typedef struct TypeEntry
 {
@@ -53,12 +62,15 @@ typedef struct TypeEntry
 	AudEventType value;
 } TypeEntry;
 
-/* Relcache invalidation: of table definition_version, or of everything. */
+/* Relcache invalidation: of one of the tables of definitions, or of everything. */
 static void
 relcache_callback(Datum arg, Oid relid)
 {
-	if (relid == InvalidOid || relid == version_oid)
+	if (relid == InvalidOid)
 		loaded_is_stale = true;
+	for (int i = 0; i < lengthof(source_oids); i++)
+		if (relid == source_oids[i])
+			loaded_is_stale = true;
 }
 
 /*
@@ -76,6 +88,39 @@ aud_definitions_table(const char *name)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("extension \"audience_manager\" is not installed in this database")));
 	return relid;
+}
+
+/*
+ * The primary key of one of the extension's tables, which is open: its oid.  An
+ * error (55000) where it does not begin with the table's first "ncolumns"
+ * columns, because somebody has dropped it or made another.
+ */
+Oid
+aud_definitions_key(Relation rel, int ncolumns)
+{
+	HeapTuple	tuple;
+	Form_pg_index index;
+	bool		as_made;
+
+	list_free(RelationGetIndexList(rel));
+	if (!OidIsValid(rel->rd_pkindex))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table \"%s\" has no primary key", RelationGetRelationName(rel))));
+	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(rel->rd_pkindex));
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for index %u", rel->rd_pkindex);
+	index = (Form_pg_index) GETSTRUCT(tuple);
+	as_made = index->indnkeyatts >= ncolumns;
+	for (int i = 0; as_made && i < ncolumns; i++)
+		as_made = index->indkey.values[i] == i + 1;
+	ReleaseSysCache(tuple);
+	if (!as_made)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table \"%s\" has another primary key than it was made with", RelationGetRelationName(rel)),
+				 errdetail("Rows are looked up by that one.")));
+	return rel->rd_pkindex;
 }
 
 /* what keeps a set for whoever has asked for it */
@@ -125,7 +170,8 @@ load(void)
 	AudDefinitions *defs;
 
 	/* an invalidation that arrives while loading must not be lost */
-	version_oid = aud_definitions_table("definition_version");
+	for (int i = 0; i < lengthof(source_names); i++)
+		source_oids[i] = aud_definitions_table(source_names[i]);
 	loaded_is_stale = false;
 	loaded_in_parallel = IsInParallelMode();
 	PG_TRY();

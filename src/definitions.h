@@ -18,6 +18,7 @@
 
 #include "aggregate.h"
 #include "utils/hsearch.h"
+#include "utils/relcache.h"
 
 /* where a leaf's value comes from */
 typedef enum AudLeafSource
@@ -212,6 +213,7 @@ aud_leaf_segment_id(const AudLeaf *leaf)
 /* definitions.c */
 extern const AudDefinitions *aud_definitions_get(void);
 extern Oid	aud_definitions_table(const char *name);
+extern Oid	aud_definitions_key(Relation rel, int ncolumns);
 extern void aud_definitions_init(AudDefinitions *defs);
 extern int	aud_definitions_find_aggregate(const AudDefinitions *defs, const AudRule *rule, const AudNode *node);
 extern int	aud_definitions_find_number(const AudDefinitions *defs, int32 number);

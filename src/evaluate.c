@@ -100,10 +100,9 @@ read_stored(AudBatch *batch, const text *user_id)
 	HeapTuple	tuple;
 	MemoryContext old = MemoryContextSwitchTo(batch->mcxt);
 
-	(void) RelationGetIndexList(profiles);
 	ScanKeyEntryInitialize(&key, 0, AUD_PROFILE_USER_ID, BTEqualStrategyNumber, TEXTOID,
 						   C_COLLATION_OID, F_TEXTEQ, PointerGetDatum(user_id));
-	scan = systable_beginscan(profiles, profiles->rd_pkindex, true,
+	scan = systable_beginscan(profiles, aud_definitions_key(profiles, 1), true,
 							  GetActiveSnapshot(), 1, &key);
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))

@@ -75,12 +75,7 @@ aud_event_scan_begin(bool read_only)
 	TupleDesc	tupdesc;
 
 	scan->events = table_open(aud_definitions_table("events"), AccessShareLock);
-	(void) RelationGetIndexList(scan->events);
-	if (!OidIsValid(scan->events->rd_pkindex))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("table \"events\" has no primary key")));
-	scan->index = index_open(scan->events->rd_pkindex, AccessShareLock);
+	scan->index = index_open(aud_definitions_key(scan->events, 3), AccessShareLock);
 	if (!read_only)
 		refresh_snapshot(scan);
 	scan->scan = aud_compat_index_beginscan(scan->events, scan->index,

@@ -32,6 +32,7 @@
 
 #include "access/genam.h"
 #include "access/heapam.h"
+#include "access/htup_details.h"
 #include "access/relscan.h"
 #include "access/skey.h"
 #include "access/stratnum.h"
@@ -39,12 +40,14 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_collation_d.h"
+#include "catalog/pg_index.h"
 #include "catalog/pg_type_d.h"
 #include "commands/trigger.h"
 #include "common/hashfn.h"
 #include "executor/executor.h"
 #include "executor/nodeModifyTable.h"
 #include "miscadmin.h"
+#include "rewrite/rewriteHandler.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
@@ -102,6 +105,9 @@ struct AudUserTable
 	ResultRelInfo *result;		/* made when first needed */
 	bool		may_update;		/* publications of the table have been asked, */
 	bool		may_delete;		/* which may refuse these, but never an insert */
+	List	   *arbiters;		/* its indexes that tell whether a user has a row; likewise */
+	int			ncolumns;		/* that the engine knows: the first */
+	ExprState **defaults;		/* of those that somebody has added, NULL: none; by column */
 	TupleTableSlot *found;		/* the row that aud_user_table_find has found */
 	uint32		hash;			/* of its user's id */
 	Datum	   *values;			/* the columns, as the caller changes them */
@@ -123,6 +129,18 @@ refresh_snapshot(AudUserTable *table)
 		table->estate->es_snapshot = table->snapshot;
 }
 
+/* Has the table triggers for each row? */
+static bool
+has_row_triggers(Relation rel)
+{
+	const TriggerDesc *triggers = rel->trigdesc;
+
+	return triggers != NULL &&
+		(triggers->trig_insert_before_row || triggers->trig_insert_after_row ||
+		 triggers->trig_update_before_row || triggers->trig_update_after_row ||
+		 triggers->trig_delete_before_row || triggers->trig_delete_after_row);
+}
+
 /*
  * Is there nothing about the table that only the executor knows how to do?  A
  * column that somebody has added may not allow null.
@@ -132,7 +150,7 @@ is_plain(Relation rel, int ncolumns)
 {
 	const TupleConstr *constr = RelationGetDescr(rel)->constr;
 
-	return rel->rd_rel->relkind == RELKIND_RELATION && rel->trigdesc == NULL &&
+	return rel->rd_rel->relkind == RELKIND_RELATION && !has_row_triggers(rel) &&
 		!rel->rd_rel->relispartition && RelationGetNumberOfAttributes(rel) == ncolumns &&
 		(constr == NULL || (constr->num_check == 0 && !constr->has_generated_stored));
 }
@@ -164,7 +182,8 @@ aud_user_table_open(AudUserTableName name)
 	CommandCounterIncrement();
 	table->mcxt = mcxt;
 	table->rel = table_open(aud_definitions_table(tables[name].name), RowExclusiveLock);
-	table->plain = is_plain(table->rel, tables[name].ncolumns);
+	table->ncolumns = tables[name].ncolumns;
+	table->plain = is_plain(table->rel, table->ncolumns);
 	table->nblocks = InvalidBlockNumber;
 	table->cid = GetCurrentCommandId(true);
 	table->places = &all_places[name];
@@ -305,15 +324,6 @@ next_unpruned(AudUserTable *table)
 	return false;
 }
 
-/* Refuses a table whose primary key somebody has dropped. */
-pg_noreturn static void
-refuse_without_key(AudUserTable *table)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("table \"%s\" has no primary key", RelationGetRelationName(table->rel))));
-}
-
 /* Looks the user's row up in the primary key. */
 static bool
 find_by_index(AudUserTable *table)
@@ -322,10 +332,7 @@ find_by_index(AudUserTable *table)
 
 	if (table->scan == NULL)
 	{
-		(void) RelationGetIndexList(table->rel);
-		if (!OidIsValid(table->rel->rd_pkindex))
-			refuse_without_key(table);
-		table->index = index_open(table->rel->rd_pkindex, RowExclusiveLock);
+		table->index = index_open(aud_definitions_key(table->rel, 1), RowExclusiveLock);
 		table->scan = aud_compat_index_beginscan(table->rel, table->index, table->snapshot, 1);
 	}
 	ScanKeyEntryInitialize(&key, 0, 1, BTEqualStrategyNumber, TEXTOID, C_COLLATION_OID,
@@ -468,6 +475,37 @@ aud_user_table_columns(AudUserTable *table, Datum **values, bool **nulls)
 	*nulls = table->nulls;
 }
 
+/* Prepares the defaults of columns that somebody has added. */
+static void
+prepare_defaults(AudUserTable *table)
+{
+	TupleDesc	tupdesc = RelationGetDescr(table->rel);
+
+	table->defaults = palloc0(tupdesc->natts * sizeof(ExprState *));
+	for (int i = table->ncolumns; i < tupdesc->natts; i++)
+	{
+		Form_pg_attribute attribute = TupleDescAttr(tupdesc, i);
+		Expr	   *value;
+
+		if (attribute->attisdropped || attribute->attgenerated)
+			continue;
+		value = (Expr *) build_column_default(table->rel, i + 1);
+		if (value != NULL)
+			table->defaults[i] = ExecPrepareExpr(value, table->estate);
+	}
+}
+
+/* Sets those columns of a new row to their defaults. */
+static void
+set_defaults(AudUserTable *table)
+{
+	for (int i = table->ncolumns; i < RelationGetNumberOfAttributes(table->rel); i++)
+		if (table->defaults[i] != NULL)
+			table->values[i] = ExecEvalExprSwitchContext(table->defaults[i],
+														 GetPerTupleExprContext(table->estate),
+														 &table->nulls[i]);
+}
+
 /* Makes what writing needs. */
 static void
 begin_writing(AudUserTable *table)
@@ -492,6 +530,7 @@ begin_writing(AudUserTable *table)
 	{
 		table->estate->es_opened_result_relations = list_make1(table->result);
 		AfterTriggerBeginQuery();
+		prepare_defaults(table);
 	}
 	MemoryContextSwitchTo(old);
 }
@@ -633,14 +672,26 @@ aud_user_table_delete(AudUserTable *table)
 	MemoryContextSwitchTo(old);
 }
 
-/* The primary key among the indexes that have been opened for writing. */
-static Oid
-primary_key(AudUserTable *table)
+/*
+ * The indexes, among those that have been opened for writing, that tell whether
+ * somebody else has made a row for the same user: the primary key, and the one
+ * that REINDEX CONCURRENTLY is making in its place, or has left there.
+ */
+static List *
+find_arbiters(AudUserTable *table)
 {
+	if (table->arbiters != NIL)
+		return table->arbiters;
 	for (int i = 0; i < table->result->ri_NumIndices; i++)
-		if (table->result->ri_IndexRelationDescs[i]->rd_index->indisprimary)
-			return RelationGetRelid(table->result->ri_IndexRelationDescs[i]);
-	refuse_without_key(table);
+	{
+		Relation	index = table->result->ri_IndexRelationDescs[i];
+
+		if (index->rd_index->indisunique && index->rd_index->indimmediate &&
+			index->rd_index->indnkeyatts == 1 && index->rd_index->indkey.values[0] == 1 &&
+			heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL))
+			table->arbiters = lappend_oid(table->arbiters, RelationGetRelid(index));
+	}
+	return table->arbiters;
 }
 
 /*
@@ -651,11 +702,12 @@ bool
 aud_user_table_insert(AudUserTable *table)
 {
 	MemoryContext old = MemoryContextSwitchTo(table->mcxt);
-	List	   *arbiters;
 	ItemPointerData other;
 	bool		inserted = false;
 
 	begin_writing(table);
+	if (!table->plain)
+		set_defaults(table);
 	(void) form_row(table, table->written);
 	if (!table->plain)
 	{
@@ -670,8 +722,9 @@ aud_user_table_insert(AudUserTable *table)
 			RelationGetDescr(table->rel)->constr->has_generated_stored)
 			ExecComputeStoredGenerated(table->result, table->estate, table->written, CMD_INSERT);
 		ExecConstraints(table->result, table->written, table->estate);
+		if (table->rel->rd_rel->relispartition)
+			ExecPartitionCheck(table->result, table->written, table->estate, true);
 	}
-	arbiters = list_make1_oid(primary_key(table));
 	while (!inserted)
 	{
 		uint32		token;
@@ -680,14 +733,14 @@ aud_user_table_insert(AudUserTable *table)
 
 		CHECK_FOR_INTERRUPTS();
 		if (!aud_compat_no_conflict(table->result, table->written, table->estate,
-									&other, arbiters))
+									&other, find_arbiters(table)))
 		{
 			refuse_if_snapshot_is_fixed();
 			break;
 		}
 		token = SpeculativeInsertionLockAcquire(GetCurrentTransactionId());
 		table_tuple_insert_speculative(table->rel, table->written, table->cid, 0, NULL, token);
-		recheck = insert_index_entries(table, table->written, false, AUD_ALL_INDEXES, &conflict, arbiters);
+		recheck = insert_index_entries(table, table->written, false, AUD_ALL_INDEXES, &conflict, find_arbiters(table));
 		table_tuple_complete_speculative(table->rel, table->written, token, !conflict);
 		SpeculativeInsertionLockRelease(GetCurrentTransactionId());
 		inserted = !conflict;
@@ -698,7 +751,6 @@ aud_user_table_insert(AudUserTable *table)
 	if (inserted)
 		remember_place(table, &table->written->tts_tid);
 	ExecClearTuple(table->written);
-	list_free(arbiters);
 	MemoryContextSwitchTo(old);
 	return inserted;
 }
@@ -734,6 +786,7 @@ aud_user_table_append(AudUserTable *table)
 	begin_writing(table);
 	if (!table->plain)
 	{
+		set_defaults(table);
 		(void) form_row(table, table->written);
 		ExecSimpleRelationInsert(table->result, table->estate, table->written);
 		ResetPerTupleExprContext(table->estate);

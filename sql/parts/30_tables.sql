@@ -190,6 +190,8 @@ CREATE TABLE audience.definition_version (
 );
 COMMENT ON TABLE audience.definition_version IS 'one row, counted up by every change of traits, aggregates and segments';
 COMMENT ON COLUMN audience.definition_version.version IS 'how many changes there have been';
+-- a database whose tables are published must be able to count it up
+ALTER TABLE audience.definition_version REPLICA IDENTITY FULL;
 INSERT INTO audience.definition_version VALUES (1);
 
 CREATE FUNCTION audience.member_since(members bytea, segment_number integer) RETURNS timestamptz

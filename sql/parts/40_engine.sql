@@ -20,6 +20,15 @@ CREATE TRIGGER events_guard BEFORE UPDATE OR DELETE OR TRUNCATE ON audience.even
 	FOR EACH STATEMENT EXECUTE FUNCTION audience.events_guard();
 COMMENT ON TRIGGER events_guard ON audience.events IS 'events are append-only';
 
+-- Events that came by way of a partitioned table, or of a parent, would not be
+-- evaluated: its triggers would fire, not ours.  PostgreSQL lets no table with
+-- such a trigger become a partition or a child.  It never fires: UPDATE is
+-- refused before.
+CREATE TRIGGER events_on_their_own AFTER UPDATE ON audience.events
+	REFERENCING NEW TABLE AS new_events
+	FOR EACH ROW EXECUTE FUNCTION audience.events_guard();
+COMMENT ON TRIGGER events_on_their_own ON audience.events IS 'keeps the table from becoming a partition or a child';
+
 CREATE FUNCTION audience.events_delete(user_id text) RETURNS bigint
 AS 'MODULE_PATHNAME', 'aud_events_delete'
 LANGUAGE C VOLATILE STRICT SET search_path = pg_catalog, pg_temp;

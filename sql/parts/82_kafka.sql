@@ -7,6 +7,7 @@ CREATE TABLE audience.kafka_installation (
 	system_identifier bigint NOT NULL,
 	database oid NOT NULL
 );
+ALTER TABLE audience.kafka_installation REPLICA IDENTITY FULL;
 COMMENT ON TABLE audience.kafka_installation IS
 	'one row from the first cluster on: which database of which server may exchange messages; a restored copy is another (kafka_activate)';
 COMMENT ON COLUMN audience.kafka_installation.id IS 'stands before origin and number in header audience-event-id; stays';

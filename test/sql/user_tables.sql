@@ -59,7 +59,10 @@ SELECT split_part(pg_temp.try($$INSERT INTO audience.events (user_id, event_type
 SELECT user_id, days FROM audience.profiles WHERE user_id IN ('a', 'f') ORDER BY 1;
 ALTER TABLE audience.profiles DROP CONSTRAINT short, DROP days, ADD tenant text NOT NULL DEFAULT 'us';
 INSERT INTO audience.events (user_id, event_type, event_id) VALUES ('a', 'view', '11');
-SELECT split_part(pg_temp.try($$INSERT INTO audience.events (user_id, event_type, event_id) VALUES ('g', 'view', '11')$$), E'\n', 1);
+INSERT INTO audience.events (user_id, event_type, event_id) VALUES ('g', 'view', '11');
+SELECT tenant FROM audience.profiles WHERE user_id = 'g';
+ALTER TABLE audience.profiles ALTER tenant DROP DEFAULT;
+SELECT split_part(pg_temp.try($$INSERT INTO audience.events (user_id, event_type, event_id) VALUES ('h', 'view', '11')$$), E'\n', 1);
 ALTER TABLE audience.profiles DROP tenant;
 INSERT INTO audience.events (user_id, event_type, event_id) VALUES ('g', 'buy', '12');
 SELECT user_id FROM audience.memberships ORDER BY 1;
