@@ -14,7 +14,7 @@
  * server), time is somebody else's: nothing happens by itself.
  *
  * While a dump is being restored it waits: timers and fills may be there before
- * the users and events that they are about.
+ * the users and events that they are about (src/restoring.c).
  *
  * Fills: audience.refresh_work goes on, a chunk of users at a time, with what
  * "refresh => 'later'" or an interrupted segment_refresh has left.
@@ -80,45 +80,63 @@ time_is_set(void)
 }
 
 /*
- * Is a restore at work on this database?  The extension was created by a dump's
- * script (table restoring says by whom), and that session, or one of
- * pg_restore's, is there, or was a moment ago: parallel ones come and go.
+ * Is a session of a restore there, one of those that table restoring has, or one
+ * of pg_restore's?  The rows are in SPI_tuptable.
  */
 static bool
-restore_goes_on(void)
+restorer_is_there(void)
 {
-	static bool over = false;
-	static TimestampTz last_seen = DT_NOBEGIN;
-	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz started_at;
-	int			pid;
-	bool		isnull;
-
-	if (over)
-		return false;
-	if (SPI_execute("SELECT pid, started_at FROM audience.restoring", false, 1) != SPI_OK_SELECT)
-		elog(ERROR, "could not read table \"restoring\"");
-	over = SPI_processed == 0;
-	if (over)
-		return false;
-	pid = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-	started_at = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
 	for (int i = 1; i <= pgstat_fetch_stat_numbackends(); i++)
 	{
 		const PgBackendStatus *backend = aud_compat_backend(i);
 
-		if (backend->st_databaseid == MyDatabaseId &&
-			((backend->st_procpid == pid && backend->st_proc_start_timestamp == started_at) ||
-			 strncmp(backend->st_appname, "pg_restore", strlen("pg_restore")) == 0))
-			last_seen = now;
+		if (backend->st_databaseid != MyDatabaseId)
+			continue;
+		if (strncmp(backend->st_appname, "pg_restore", strlen("pg_restore")) == 0)
+			return true;
+		for (uint64 row = 0; row < SPI_processed; row++)
+		{
+			HeapTuple	tuple = SPI_tuptable->vals[row];
+			bool		isnull;
+
+			if (backend->st_procpid == DatumGetInt32(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 1, &isnull)) &&
+				backend->st_proc_start_timestamp ==
+				DatumGetTimestampTz(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 2, &isnull)))
+				return true;
+		}
 	}
-	if (last_seen == DT_NOBEGIN)
+	return false;
+}
+
+/*
+ * Is a restore at work on this database?  Table restoring says which sessions
+ * have put rows of a dump here; one of these, or one of pg_restore's, is there,
+ * or was a moment ago: parallel ones come and go.
+ */
+static bool
+restore_goes_on(void)
+{
+	static SPIPlanPtr read_plan = NULL;
+	static SPIPlanPtr forget_plan = NULL;
+	static TimestampTz last_seen = DT_NOBEGIN;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (SPI_execute_plan(aud_frame_plan(&read_plan, "SELECT pid, started_at FROM audience.restoring", 0, NULL),
+						 NULL, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read table \"restoring\"");
+	if (SPI_processed == 0)
+	{
+		last_seen = DT_NOBEGIN;
+		return false;
+	}
+	if (last_seen == DT_NOBEGIN || restorer_is_there())
 		last_seen = now;
 	if (!TimestampDifferenceExceeds(last_seen, now, RESTORE_GAP_MS))
 		return true;
-	if (SPI_execute("DELETE FROM audience.restoring", false, 0) != SPI_OK_DELETE)
+	if (SPI_execute_plan(aud_frame_plan(&forget_plan, "DELETE FROM audience.restoring", 0, NULL),
+						 NULL, NULL, false, 0) != SPI_OK_DELETE)
 		elog(ERROR, "could not empty table \"restoring\"");
-	over = true;
+	last_seen = DT_NOBEGIN;
 	return false;
 }
 

@@ -38,6 +38,7 @@
 
 #include "definitions.h"
 #include "nodes_hash.h"
+#include "restoring.h"
 #include "stats.h"
 
 PG_FUNCTION_INFO_V1(aud_definitions_changed);
@@ -253,6 +254,8 @@ aud_definitions_changed(PG_FUNCTION_ARGS)
 		SPI_finish();
 	}
 	CacheInvalidateRelcacheByRelid(version_table);
+	if (TRIGGER_FIRED_BY_INSERT(((TriggerData *) fcinfo->context)->tg_event))
+		aud_restoring_note();
 	return PointerGetDatum(NULL);
 }
 

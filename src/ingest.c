@@ -41,6 +41,7 @@
 #include "batch.h"
 #include "compat.h"
 #include "events_guard.h"
+#include "restoring.h"
 #include "settings.h"
 #include "stats.h"
 #include "store.h"
@@ -90,6 +91,7 @@ typedef struct EventSource
 	int			at;
 	Tuplesortstate *sort;		/* else NULL */
 	bool		has_pending;	/* the sort's slot holds the next event */
+	bool		restored;		/* some events have come from a dump */
 } EventSource;
 
 /* The position of a column of the firing relation. */
@@ -238,7 +240,7 @@ slot_jsonb(TupleTableSlot *slot, int column_number)
  * the way dumps do.
  */
 static bool
-is_live(const EventSource *source, TupleTableSlot *slot)
+is_live(EventSource *source, TupleTableSlot *slot)
 {
 	int			number = source->columns.received_at - 1;
 
@@ -253,6 +255,7 @@ is_live(const EventSource *source, TupleTableSlot *slot)
 				 errhint("Leave it out: it is when the event was received.  (Dumps restore it with \"row_security\" off.)")));
 	/* of a restored event only what the engine has no room for is refused */
 	check_texts(&source->columns, slot);
+	source->restored = true;
 	return false;
 }
 
@@ -554,6 +557,8 @@ aud_events_inserted(PG_FUNCTION_ARGS)
 	}
 	if (source.nevents > 0 || source.sort != NULL)
 		run(&source);
+	if (source.restored)
+		aud_restoring_note();
 	aud_stats_count(AUD_COUNT_EVENT_BYTES, MemoryContextMemAllocated(CurrentMemoryContext, true));
 	if (source.sort != NULL)
 		tuplesort_end(source.sort);

@@ -76,7 +76,8 @@ static const StatementText texts[AUD_NSTATEMENTS] = {
 	},
 	[AUD_REMOVE_ORPHAN_TIMERS] = {
 		"DELETE FROM audience.timers t WHERE t.user_id = ANY($1) "
-		"AND NOT EXISTS (SELECT FROM audience.profiles p WHERE p.user_id = t.user_id)",
+		"AND NOT EXISTS (SELECT FROM audience.profiles p WHERE p.user_id = t.user_id) "
+		"AND NOT EXISTS (SELECT FROM audience.restoring)",
 		true, 1, {TEXTARRAYOID}
 	},
 	[AUD_DUE_TIMERS] = {

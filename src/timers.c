@@ -145,7 +145,8 @@ next_due(AudBatch *batch, int64 most, DueCursor *cursor)
 
 /*
  * Removes the timers of those users of the batch that have no profile.  There
- * are none; but a timer that nobody takes would be looked at for ever.
+ * are none; but a timer that nobody takes would be looked at for ever.  Those
+ * of a dump that is being restored may only be early.
  */
 static void
 remove_orphans(AudBatch *batch)

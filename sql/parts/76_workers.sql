@@ -1,17 +1,31 @@
 -- Background workers, as SQL sees them.
 
--- A dump's script turns row_security off before it creates the extension.
-CREATE TABLE audience.restoring (
+-- Neither dumped nor replicated, and nobody's when the server has crashed.
+CREATE UNLOGGED TABLE audience.restoring (
 	pid integer NOT NULL,
 	started_at timestamptz NOT NULL
 );
 COMMENT ON TABLE audience.restoring IS
-	'the session that created the extension to restore a dump into it, until that is over: the scheduler waits; not dumped';
+	'sessions that have restored rows of a dump, until that is over: the scheduler waits';
 COMMENT ON COLUMN audience.restoring.pid IS 'its process';
 COMMENT ON COLUMN audience.restoring.started_at IS 'when it began';
+-- a dump's script turns row_security off before it creates the extension
 INSERT INTO audience.restoring
 SELECT a.pid, a.backend_start FROM pg_catalog.pg_stat_activity a
 WHERE a.pid = pg_catalog.pg_backend_pid() AND pg_catalog.current_setting('row_security') = 'off';
+
+CREATE FUNCTION audience.rows_restored() RETURNS trigger
+AS 'MODULE_PATHNAME', 'aud_rows_restored'
+LANGUAGE C SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.rows_restored() IS 'notes that a dump is being restored, where rows come as those of a dump do';
+
+-- the engine sets timers without statements
+CREATE TRIGGER rows_restored AFTER INSERT ON audience.timers
+	FOR EACH STATEMENT EXECUTE FUNCTION audience.rows_restored();
+COMMENT ON TRIGGER rows_restored ON audience.timers IS 'has the scheduler wait for a restore';
+CREATE TRIGGER rows_restored AFTER INSERT ON audience.refreshes
+	FOR EACH STATEMENT EXECUTE FUNCTION audience.rows_restored();
+COMMENT ON TRIGGER rows_restored ON audience.refreshes IS 'has the scheduler wait for a restore';
 
 -- Timers wait for whatever else the scheduler is at, so it waits for nobody long:
 -- neither for definitions in use nor for a user that an open transaction has
