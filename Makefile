@@ -10,6 +10,7 @@
 #   make bench-kafka     the benchmark of what goes through Kafka
 #   make lint            what compilers and checkers have to say (scripts/lint.sh)
 #   make fuzz            fuzzing of one target (FUZZ_TARGET) or all, FUZZ_SECONDS each, with sanitizers
+#   make release-script  keeps the install script of a version that is released (sql/upgrade/README.md)
 #   make bench-report    docs/performance.md of its results
 
 EXTENSION = audience_manager
@@ -97,6 +98,12 @@ lint:
 sanitizedtest:
 	scripts/test-sanitized.sh address
 	scripts/test-sanitized.sh valgrind regress
+
+# what has been released is not changed
+.PHONY: release-script
+release-script: $(EXTENSION_SQL)
+	test ! -e sql/released/$(notdir $<) || cmp $< sql/released/$(notdir $<)
+	cp $< sql/released/
 
 .PHONY: fuzz
 fuzz: export FUZZ_SECONDS := $(FUZZ_SECONDS)

@@ -26,6 +26,7 @@
 #include "utils/snapmgr.h"
 
 #include "blockers.h"
+#include "version.h"
 
 /* columns of a table that are read, at most */
 #define MAX_COLUMNS		9
@@ -56,7 +57,10 @@ scan_begin(Scan *scan, const char *table, const char *const *columns, int ncolum
 				strcmp(NameStr(TupleDescAttr(tupdesc, i)->attname), columns[c]) == 0)
 				scan->numbers[c] = i + 1;
 		if (scan->numbers[c] == InvalidAttrNumber)
-			elog(ERROR, "table %s has no column %s", table, columns[c]);
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("table \"%s\" has no column \"%s\"", table, columns[c]),
+					 AUD_HINT_UPDATE));
 	}
 	scan->slot = table_slot_create(scan->rel, NULL);
 	scan->scan = table_beginscan(scan->rel, GetActiveSnapshot(), 0, NULL);
@@ -367,6 +371,7 @@ aud_definitions_load(void)
 	MemoryContext old = MemoryContextSwitchTo(mcxt);
 	AudDefinitions *defs = palloc0(sizeof(AudDefinitions));
 
+	aud_version_check();
 	aud_definitions_init(defs);
 	/* a parallel operation has but one snapshot */
 	PushActiveSnapshot(IsInParallelMode() ? GetActiveSnapshot() : GetLatestSnapshot());

@@ -61,6 +61,7 @@
 #include "store.h"
 #include "stats.h"
 #include "user_table.h"
+#include "version.h"
 
 /* where a user's row was seen last */
 typedef struct Place
@@ -183,6 +184,11 @@ aud_user_table_open(AudUserTableName name)
 	table->mcxt = mcxt;
 	table->rel = table_open(aud_definitions_table(tables[name].name), RowExclusiveLock);
 	table->ncolumns = tables[name].ncolumns;
+	if (RelationGetNumberOfAttributes(table->rel) < table->ncolumns)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table \"%s\" lacks columns", RelationGetRelationName(table->rel)),
+				 AUD_HINT_UPDATE));
 	table->plain = is_plain(table->rel, table->ncolumns);
 	table->nblocks = InvalidBlockNumber;
 	table->cid = GetCurrentCommandId(true);
