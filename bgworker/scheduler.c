@@ -14,7 +14,8 @@
  * server), time is somebody else's: nothing happens by itself.
  *
  * While a dump is being restored it waits: timers and fills may be there before
- * the users and events that they are about (src/restoring.c).
+ * the users and events that they are about (src/restoring.c).  And it waits where
+ * timers come by a subscription, from a database that runs them itself.
  *
  * Fills: audience.refresh_work goes on, a chunk of users at a time, with what
  * "refresh => 'later'" or an interrupted segment_refresh has left.
@@ -140,6 +141,23 @@ restore_goes_on(void)
 	return false;
 }
 
+/*
+ * Do timers come from elsewhere, by a subscription?  Then they are that
+ * database's to run, and what came of it comes as well.
+ */
+static bool
+timers_are_replicated(void)
+{
+	static SPIPlanPtr plan = NULL;
+	bool		isnull;
+
+	return DatumGetBool(query_value(aud_frame_plan(&plan,
+												   "SELECT EXISTS (SELECT FROM pg_catalog.pg_subscription_rel r "
+												   "WHERE r.srrelid = 'audience.timers'::pg_catalog.regclass)",
+												   0, NULL),
+									&isnull));
+}
+
 /* Is there a reason to do nothing?  Then the step says so. */
 static bool
 must_wait(AudStep *step)
@@ -149,6 +167,11 @@ must_wait(AudStep *step)
 	else if (restore_goes_on())
 	{
 		step->idle = AUD_ACTIVITY_RESTORE;
+		step->again = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RESTORE_LOOK_MS);
+	}
+	else if (timers_are_replicated())
+	{
+		step->idle = AUD_ACTIVITY_REPLICA;
 		step->again = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RESTORE_LOOK_MS);
 	}
 	return step->idle != AUD_ACTIVITY_SLEEPING;

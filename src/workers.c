@@ -624,6 +624,8 @@ state_name(const AudWorkerSlot *slot)
 			return "idle: audience.now is set";
 		case AUD_ACTIVITY_RESTORE:
 			return "idle: a dump is being restored";
+		case AUD_ACTIVITY_REPLICA:
+			return "idle: timers are replicated";
 		case AUD_ACTIVITY_BACKING_OFF:
 			return "backing off";
 	}

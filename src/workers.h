@@ -22,7 +22,7 @@
 #include "storage/latch.h"
 #include "storage/lwlock.h"
 
-#define AUD_WORKERS_LAYOUT	20261121
+#define AUD_WORKERS_LAYOUT	20261122
 
 #define AUD_WORKER_LIBRARY	"audience_worker"
 
@@ -112,6 +112,7 @@ typedef enum AudWorkerActivity
 	AUD_ACTIVITY_SLEEPING,
 	AUD_ACTIVITY_PAUSED,		/* audience.now is set */
 	AUD_ACTIVITY_RESTORE,		/* a dump is being restored */
+	AUD_ACTIVITY_REPLICA,		/* timers come by logical replication */
 	AUD_ACTIVITY_BACKING_OFF
 } AudWorkerActivity;
 

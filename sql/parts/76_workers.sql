@@ -83,7 +83,7 @@ COMMENT ON VIEW audience.stat_scheduler IS
 	'what the background worker of this database is at; needs shared_preload_libraries';
 COMMENT ON COLUMN audience.stat_scheduler.pid IS 'its process; null if it is not running';
 COMMENT ON COLUMN audience.stat_scheduler.state IS
-	'"running", "sleeping", "idle: audience.now is set", "idle: a dump is being restored", "backing off" (after an error) or "not running"';
+	'"running", "sleeping", "idle: audience.now is set", "idle: a dump is being restored", "idle: timers are replicated" (by a subscription), "backing off" (after an error) or "not running"';
 COMMENT ON COLUMN audience.stat_scheduler.started_at IS 'since when it runs';
 COMMENT ON COLUMN audience.stat_scheduler.next_due_at IS 'the next timer that it knows of';
 COMMENT ON COLUMN audience.stat_scheduler.due IS 'users whose timer is due, and who wait to be looked at';

@@ -10,6 +10,7 @@ use FindBin;
 use lib $FindBin::RealBin;
 
 use AudTest;
+use AudWorkers;
 use IPC::Run ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -22,7 +23,8 @@ my $publisher = PostgreSQL::Test::Cluster->new('publisher');
 $publisher->init(allows_streaming => 'logical', extra => [ '--encoding=UTF8', '--locale=C' ]);
 $publisher->append_conf('postgresql.conf', "audience.strict = on\ntimezone = 'UTC'\njit = off\nautovacuum = off\n$conf");
 $publisher->start;
-my $subscriber = start_node('subscriber', conf => $conf, no_extension => 1);
+# with a scheduler, which must leave alone what is replicated
+my $subscriber = start_node('subscriber', conf => worker_conf() . "audience.worker_naptime = 1\n$conf", no_extension => 1);
 my $pg_version = $subscriber->safe_psql('postgres', q{SELECT current_setting('server_version_num')::int / 10000});
 
 $publisher->safe_psql('postgres', <<'SQL');
@@ -30,6 +32,7 @@ CREATE EXTENSION audience_manager;
 SELECT audience.trait_create('pages', 'count_distinct', 'view', 'page');
 SELECT audience.segment_create('Spenders', 'totalSpent > 100');
 SELECT audience.segment_create('Readers', 'pages >= 3 OR count(view, LAST ''1 day'') >= 5');
+SELECT audience.segment_create('Now', 'count(*, LAST ''1 second'') >= 1');
 SELECT audience.segment_create('List', type => 'static');
 SELECT audience.segment_add('list', ARRAY['u1', 'listed']);
 INSERT INTO audience.events (user_id, event_id, event_type, properties)
@@ -53,6 +56,7 @@ SQL
 	append_to_file("$dir/define.sql", <<'SQL') unless -e "$dir/define.sql";
 SELECT audience.segment_put(jsonb_build_object('name', 'Changing', 'rules', 'v > ' || (random() * 1e8)::int));
 \sleep 100 ms
+SELECT audience.run_due();
 SQL
 	$load{handle} = IPC::Run::start(
 		[
@@ -101,7 +105,9 @@ sleep 0.5;
 $subscriber->safe_psql('postgres', "CREATE SUBSCRIPTION everything CONNECTION '" . $publisher->connstr . " dbname=postgres' PUBLICATION everything WITH (two_phase = on)");
 $subscriber->wait_for_subscription_sync($publisher, 'everything');
 $subscriber->poll_query_until('postgres', q{SELECT subtwophasestate = 'e' FROM pg_subscription}) or die 'no two-phase commit';
-sleep 0.5;
+wait_state($subscriber, 'idle: timers are replicated', 'the subscriber\'s scheduler leaves timers alone', within => 20);
+sleep 1.5;
+is($subscriber->safe_psql('postgres', 'SELECT done, errors FROM audience.stat_scheduler'), '0|0', 'it has run none');
 end_load($load, 'a copy of all tables');
 same('a copy of all tables is the same');
 verify_empty($subscriber, 'a copy of all tables: verify() finds no difference');
@@ -136,6 +142,7 @@ my $sequences = q{SELECT format('SELECT setval(%L, %s)', s.seqrelid::regclass, p
 $subscriber->safe_psql('postgres', $_) foreach split /\n/, $publisher->safe_psql('postgres', $sequences);
 $session->query_safe(q{SELECT audience.segment_create('Here', 'count(view) >= 1'), audience.trait_create('here', 'count', 'view')});
 $session->query_safe(q{INSERT INTO audience.events (user_id, event_type, properties) SELECT 'u' || n, 'purchase', '{"amount":300}' FROM generate_series(1, 70) n; SELECT audience.run_due()});
+wait_for($subscriber, 'the copy takes over: its scheduler runs what is due', q{SELECT NOT EXISTS (SELECT FROM audience.timers WHERE due_at <= now() - interval '2 seconds') AND done > 0 FROM audience.stat_scheduler}, within => 20);
 verify_empty($subscriber, 'the copy takes over: verify() finds no difference');
 replay_ok($subscriber, 'the copy takes over: the history replayed is the memberships');
 is($subscriber->safe_psql('postgres', q{SELECT state FROM audience.stat_kafka_source UNION SELECT 'here' FROM audience.kafka_installation i WHERE audience.kafka_is_here(i)}), '', 'the copy is not activated');
