@@ -27,6 +27,7 @@
 #include "utils/memutils.h"
 
 #include "batch.h"
+#include "bounds.h"
 #include "decider.h"
 #include "event_feed.h"
 #include "pass.h"
@@ -495,6 +496,9 @@ patch_users(const AudDefinitions *defs, const Patch *patches, int i, int n)
 		user->write = true;
 	}
 	MemoryContextDelete(work);
+	for (int u = 0; u < batch->nusers; u++)
+		aud_bounds_check_attributes(batch->users[u].id, batch->users[u].attributes,
+									batch->users[u].old_attributes);
 	aud_batch_run(batch);
 	aud_batch_end(batch);
 	return end;

@@ -39,6 +39,7 @@
 #include "utils/typcache.h"
 
 #include "batch.h"
+#include "bounds.h"
 #include "compat.h"
 #include "events_guard.h"
 #include "restoring.h"
@@ -353,6 +354,7 @@ read_all(EventSource *source, Tuplestorestate *store, int64 count)
 			break;
 		if (!is_live(source, source->slot))
 			continue;
+		aud_bounds_check_events(source->nevents + 1);
 		read_event(source, source->slot, new);
 		check_event(new, &source->clock);
 		source->events[source->nevents].prefix = text_prefix(new->user_id, new->user_id_len);
@@ -387,6 +389,7 @@ sort_all(EventSource *source, Tuplestorestate *store)
 	bool		nulls_first[3] = {false, false, false};
 	MemoryContext row_mcxt = AllocSetContextCreate(CurrentMemoryContext,
 												   "audience row", ALLOCSET_DEFAULT_SIZES);
+	int64		nevents = 0;
 
 	source->sort = tuplesort_begin_heap(source->slot->tts_tupleDescriptor, 3, keys,
 										operators, collations, nulls_first,
@@ -399,6 +402,7 @@ sort_all(EventSource *source, Tuplestorestate *store)
 		CHECK_FOR_INTERRUPTS();
 		if (!is_live(source, source->slot))
 			continue;
+		aud_bounds_check_events(++nevents);
 		old = MemoryContextSwitchTo(row_mcxt);
 		read_event(source, source->slot, &new);
 		check_event(&new, &source->clock);
@@ -465,6 +469,7 @@ fill_batch(EventSource *source, AudBatch *batch)
 	AudEvent   *events = palloc(max_events * sizeof(AudEvent));
 	int			first = 0;
 	Size		bytes = 0;
+	Size		user_bytes = 0;
 	NewEvent	new;
 
 	while (peek(source, &new))
@@ -480,7 +485,10 @@ fill_batch(EventSource *source, AudBatch *batch)
 				break;
 			user = aud_batch_add(batch, new.user_id, new.user_id_len);
 			first = nevents;
+			user_bytes = 0;
 		}
+		user_bytes += event_size(&new) + new.event.id_len + new.event.type_len + new.user_id_len;
+		aud_bounds_check_user_events(user->id, user_bytes);
 		if (nevents == max_events)
 		{
 			max_events *= 2;

@@ -36,6 +36,7 @@
 #include "utils/numeric.h"
 #include "utils/timestamp.h"
 
+#include "bounds.h"
 #include "compat.h"
 #include "eval.h"
 #include "settings.h"
@@ -469,6 +470,7 @@ aud_events_ingest(PG_FUNCTION_ARGS)
 		begin_events(&events, false, 0);
 		refuse(&events, NULL, "it must be an array of events");
 	}
+	aud_bounds_check_events(JB_ROOT_COUNT(array));
 	begin_events(&events, true, JB_ROOT_COUNT(array));
 	it = JsonbIteratorInit(&array->root);
 	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)

@@ -35,6 +35,22 @@ int			aud_transition_retention = -1;
 int			aud_event_retention = -1;
 bool		aud_strict = false;
 
+int			aud_max_rule_depth = AUD_MAX_DEPTH;
+int			aud_max_rule_conditions = AUD_MAX_LEAVES;
+int			aud_max_rule_size = AUD_MAX_BYTES / 1024;
+int			aud_max_list_length = 100000;
+int			aud_max_sequence_steps = 100;
+int			aud_max_pattern_length = 4096;
+int			aud_max_regex_states = 10000;
+bool		aud_linear_regex = false;
+int			aud_max_traits = 1000;
+int			aud_max_segments = 100000;
+int			aud_max_aggregates = 20000;
+int			aud_max_attributes_size = 1024;
+int			aud_max_statement_events = 0;
+int			aud_max_user_events_size = 1024 * 1024;
+int			aud_max_call_users = 1000000;
+
 /* the parsed form of audience.now; valid only while the setting is not empty */
 static TimestampTz now_setting;
 
@@ -114,6 +130,78 @@ aud_clock_init(AudClock *clock)
 	clock->max_future_skew = aud_max_future_skew();
 }
 
+/*
+ * Defines the limits.  Those of one rule can be lowered only: the constants are
+ * what the type itself takes, whatever the settings, so that what is stored can
+ * be read and restored everywhere.
+ */
+static void
+define_limits(void)
+{
+	DefineCustomIntVariable("audience.max_rule_depth",
+							"How deep the rule of a segment or trait may be nested.",
+							NULL, &aud_max_rule_depth, AUD_MAX_DEPTH, 1, AUD_MAX_DEPTH,
+							PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("audience.max_rule_conditions",
+							"How many conditions the rule of a segment or trait may have.",
+							NULL, &aud_max_rule_conditions, AUD_MAX_LEAVES, 1, AUD_MAX_LEAVES,
+							PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("audience.max_rule_size",
+							"Largest size of the rule of a segment or trait, in its canonical form.",
+							NULL, &aud_max_rule_size, AUD_MAX_BYTES / 1024, 1, AUD_MAX_BYTES / 1024,
+							PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("audience.max_list_length",
+							"How many values, or event types, a list in the rule of a segment or trait may have.",
+							NULL, &aud_max_list_length, 100000, 1, AUD_MAX_BYTES,
+							PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("audience.max_sequence_steps",
+							"How many steps a sequence in the rule of a segment may have.",
+							NULL, &aud_max_sequence_steps, 100, 1, AUD_MAX_BYTES,
+							PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("audience.max_pattern_length",
+							"Longest pattern, or text to be contained, in the rule of a segment or trait.",
+							NULL, &aud_max_pattern_length, 4096, 1, AUD_MAX_BYTES,
+							PGC_SUSET, GUC_UNIT_BYTE, NULL, NULL, NULL);
+	DefineCustomIntVariable("audience.max_regex_states",
+							"How many states the automaton of a regular expression in the rule of a segment or trait may have.",
+							NULL, &aud_max_regex_states, 10000, 1, INT_MAX,
+							PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomBoolVariable("audience.linear_regex",
+							 "Refuses back references, lookahead and lookbehind in the rules of segments and traits.",
+							 "They can take more than linear time.",
+							 &aud_linear_regex, false,
+							 PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("audience.max_traits",
+							"How many traits there may be.",
+							NULL, &aud_max_traits, 1000, 1, INT_MAX,
+							PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("audience.max_segments",
+							"How many segments there may be.",
+							NULL, &aud_max_segments, 100000, 1, INT_MAX,
+							PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("audience.max_aggregates",
+							"How many different questions traits and segments may ask of events.",
+							NULL, &aud_max_aggregates, 20000, 1, INT_MAX,
+							PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("audience.max_attributes_size",
+							"Largest size of a user's attributes.",
+							NULL, &aud_max_attributes_size, 1024, 1, 1024 * 1024,
+							PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("audience.max_statement_events",
+							"How many events one statement may bring.",
+							"0: any number.",
+							&aud_max_statement_events, 0, 0, INT_MAX,
+							PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("audience.max_user_events_size",
+							"How much memory the events of one user in one statement may take.",
+							NULL, &aud_max_user_events_size, 1024 * 1024, 64, MAX_KILOBYTES,
+							PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("audience.max_call_users",
+							"How many users one call of a function may be for.",
+							NULL, &aud_max_call_users, 1000000, 1, INT_MAX,
+							PGC_SUSET, 0, NULL, NULL, NULL);
+}
+
 /* Module load: defines the settings; counting and workers begin where they can. */
 void
 _PG_init(void)
@@ -157,6 +245,7 @@ _PG_init(void)
 							   "The topic that changes of segments come from (the engine's own).",
 							   NULL, &kafka_origin, "", PGC_SUSET,
 							   GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE | GUC_DISALLOW_IN_FILE, NULL, NULL, NULL);
+	define_limits();
 	aud_workers_init();
 	MarkGUCPrefixReserved("audience");
 	aud_stats_init();

@@ -54,6 +54,31 @@ CREATE TRIGGER definitions_changed AFTER INSERT OR UPDATE OF complete_from ON au
 	FOR EACH ROW WHEN (NEW.kind = 'events' AND NEW.complete_from IS NOT NULL) EXECUTE FUNCTION audience.definitions_changed();
 COMMENT ON TRIGGER definitions_changed ON audience.retention IS 'tells all sessions from when on events are taken';
 
+-- Limits (settings audience.max_...): of what is entered, so a restore knows nothing of them.
+
+CREATE FUNCTION audience.limit_rule(rule audience.rule) RETURNS void
+AS 'MODULE_PATHNAME', 'aud_limit_rule'
+LANGUAGE C STABLE STRICT;
+COMMENT ON FUNCTION audience.limit_rule(audience.rule) IS
+	'internal: refuses (54000, 54001) a rule that costs more than that of a segment or trait may';
+
+CREATE FUNCTION audience.limit_users(users integer) RETURNS void
+AS 'MODULE_PATHNAME', 'aud_limit_users'
+LANGUAGE C STABLE STRICT;
+COMMENT ON FUNCTION audience.limit_users(integer) IS 'internal: refuses (54000) a call for so many users';
+
+CREATE FUNCTION audience.limit_definitions(kind text, definitions bigint) RETURNS void
+AS 'MODULE_PATHNAME', 'aud_limit_definitions'
+LANGUAGE C STABLE STRICT;
+COMMENT ON FUNCTION audience.limit_definitions(text, bigint) IS
+	'internal: refuses (54000) to have so many "traits", "segments" or "aggregates"';
+
+CREATE FUNCTION audience.limit_attributes(user_id text, attributes jsonb, before jsonb) RETURNS void
+AS 'MODULE_PATHNAME', 'aud_limit_attributes'
+LANGUAGE C STABLE STRICT;
+COMMENT ON FUNCTION audience.limit_attributes(text, jsonb, jsonb) IS
+	'internal: refuses (54000) attributes that are too large, and larger than before';
+
 CREATE FUNCTION audience.definitions_lock() RETURNS void
 AS 'MODULE_PATHNAME', 'aud_definitions_lock'
 LANGUAGE C VOLATILE;

@@ -19,6 +19,27 @@ $$ LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION audience.aggregates_add(audience.rule, bigint) IS
 	'internal: enters the aggregates of a rule that are not kept yet, pending if a fill is to make them; the numbers of those not made for all';
 
+CREATE FUNCTION audience.limit_definition(rules audience.rule) RETURNS void
+AS $$
+DECLARE
+	asked bigint := (SELECT count(*) FROM audience.rule_aggregates(rules));
+BEGIN
+	PERFORM audience.limit_rule(rules);
+	-- Numbers begin at 1000 and are not used again, so there is mostly no need to count.
+	IF asked > 0 AND (SELECT max(a.number) FROM audience.aggregates a) - 900 + asked >
+		current_setting('audience.max_aggregates')::integer THEN
+		PERFORM audience.limit_definitions('aggregates', n.kept + n.new)
+		FROM (
+			SELECT (SELECT count(*) FROM audience.aggregates) AS kept, count(DISTINCT d.definition) AS new
+			FROM audience.rule_aggregates(rules) d (definition)
+			WHERE NOT EXISTS (SELECT FROM audience.aggregates a WHERE a.definition OPERATOR(audience.=) d.definition)
+		) n WHERE n.new > 0;
+	END IF;
+END
+$$ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION audience.limit_definition(audience.rule) IS
+	'internal: refuses (54000, 54001) a rule that costs more than that of a segment or trait may, also with all others; under the definitions lock';
+
 -- What was due before a change is judged by the old definitions, at its moment:
 -- the fill would only see that it has happened.
 CREATE FUNCTION audience.definitions_change() RETURNS void
@@ -92,7 +113,8 @@ BEGIN
 			jsonb_build_object('last', extract(epoch FROM time_window)));
 	END IF;
 	SELECT v.* INTO problem FROM audience.rule_validate(node) v;
-	IF NOT problem.valid THEN
+	-- one without a place is a limit, which says so itself
+	IF NOT problem.valid AND problem.location IS NOT NULL THEN
 		RAISE EXCEPTION 'invalid trait' USING ERRCODE = '22023',
 			DETAIL = format('At %s: %s.', problem.location, rtrim(problem.error, '.'));
 	END IF;
@@ -127,6 +149,8 @@ BEGIN
 	IF EXISTS (SELECT FROM audience.traits t WHERE t.name = trait_create.name) THEN
 		RAISE EXCEPTION 'trait "%" already exists', name USING ERRCODE = '42710';
 	END IF;
+	PERFORM audience.limit_definition(definition);
+	PERFORM audience.limit_definitions('traits', (SELECT count(*) + 1 FROM audience.traits));
 	added := audience.aggregates_add(definition);
 	INSERT INTO audience.traits (name, aggregate, event_type, property, filter, time_window, aggregate_number)
 	SELECT name, lower(aggregate), event_type, property, filter, time_window, a.number

@@ -109,7 +109,12 @@ BEGIN
 		RAISE EXCEPTION 'segment "%" already exists', new_id USING ERRCODE = '42710';
 	END IF;
 	PERFORM audience.segment_check(new_id, name, new_type, rules);
+	PERFORM audience.limit_definition(rules);
 	INSERT INTO audience.segment_numbers (segment_id) VALUES (new_id) RETURNING number INTO new_number;
+	-- numbers are not used again, so there is mostly no need to count
+	IF new_number > current_setting('audience.max_segments')::integer THEN
+		PERFORM audience.limit_definitions('segments', (SELECT count(*) + 1 FROM audience.segments));
+	END IF;
 	INSERT INTO audience.segments (id, name, type, rules, description, active, status, number)
 	VALUES (new_id, name, new_type, rules, description, new_active,
 		CASE WHEN later THEN 'building' ELSE 'ready' END, new_number);
@@ -137,6 +142,9 @@ DECLARE
 	concerned integer[];
 BEGIN
 	PERFORM audience.segment_check(segment.id, name, segment.type, rules);
+	IF new_rules THEN
+		PERFORM audience.limit_definition(rules);
+	END IF;
 	UPDATE audience.segments s
 	SET name = name, rules = rules, description = description, active = active,
 		version = s.version + new_rules::integer, updated_at = now()
@@ -336,6 +344,7 @@ BEGIN
 	IF EXISTS (SELECT FROM unnest(users) u WHERE u IS NULL OR octet_length(u) NOT BETWEEN 1 AND 255) THEN
 		RAISE EXCEPTION 'user id must be 1 to 255 bytes long' USING ERRCODE = '22023';
 	END IF;
+	PERFORM audience.limit_users(cardinality(users));
 	PERFORM audience.definitions_lock_shared();
 	segment := audience.segment_row(id);
 	IF segment.type <> 'static' THEN

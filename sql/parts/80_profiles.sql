@@ -43,6 +43,7 @@ BEGIN
 		RAISE EXCEPTION 'invalid profile' USING ERRCODE = '22023',
 			DETAIL = 'At the root: it must be an array of profiles.';
 	END IF;
+	PERFORM audience.limit_users(jsonb_array_length(profiles_set.profiles));
 	WITH given AS (
 		SELECT e.ordinal - 1 AS at, e.value, e.value->'userId' AS id, e.value->'attributes' AS patch
 		FROM jsonb_array_elements(profiles_set.profiles) WITH ORDINALITY e (value, ordinal)
@@ -172,6 +173,7 @@ DECLARE
 	target audience.profiles;
 	profile audience.profiles;
 	statics integer[];
+	merged jsonb;
 	deleted bigint;
 BEGIN
 	IF from_user IS NULL OR into_user IS NULL THEN
@@ -233,9 +235,9 @@ BEGIN
 	DELETE FROM audience.timers t WHERE t.user_id = from_user;
 	DELETE FROM audience.profiles p WHERE p.user_id = from_user;
 
-	UPDATE audience.profiles p
-	SET attributes = audience.merge_patch(source.attributes, target.attributes),
-		updated_at = now()
+	merged := audience.merge_patch(source.attributes, target.attributes);
+	PERFORM audience.limit_attributes(into_user, merged, target.attributes);
+	UPDATE audience.profiles p SET attributes = merged, updated_at = now()
 	WHERE p.user_id = into_user;
 	PERFORM audience.rebuild(ARRAY[into_user], 'merge', statics);
 END
@@ -257,6 +259,7 @@ BEGIN
 		IF array_position(profile_rebuild.user_ids, NULL) IS NOT NULL THEN
 			RAISE EXCEPTION 'user id must not be null' USING ERRCODE = '22023';
 		END IF;
+		PERFORM audience.limit_users(cardinality(profile_rebuild.user_ids));
 		RETURN audience.rebuild(ARRAY(
 			SELECT u.user_id FROM unnest(profile_rebuild.user_ids) u (user_id)
 			WHERE EXISTS (SELECT FROM audience.events e WHERE e.user_id = u.user_id)
