@@ -105,6 +105,7 @@ fold_events(AudAdvance *advance, AudUser *user)
 		AudEvent   *event = &user->events[e];
 		const AudEventType *type = aud_definitions_event_type(defs, event->type, event->type_len);
 
+		CHECK_FOR_INTERRUPTS();
 		user->first_seen = Min(user->first_seen, event->time);
 		user->last_seen = Max(user->last_seen, event->time);
 		for (int i = 0; i < type->naggregates; i++)

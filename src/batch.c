@@ -9,6 +9,7 @@
 
 #include "access/htup_details.h"
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -176,6 +177,8 @@ read_rows(AudBatch *batch, AudStatement statement)
 	for (uint64 i = 0; i < n; i++)
 	{
 		AudUser    *user = next_user(batch, SPI_tuptable->vals[i], SPI_tuptable->tupdesc, &at);
+
+		CHECK_FOR_INTERRUPTS();
 
 		/*
 		 * A snapshot for the whole transaction still sees a profile that was

@@ -447,6 +447,7 @@ decide_segment(AudBatch *batch, AudDecider *decider, int index)
 	bool		before,
 				after;
 
+	CHECK_FOR_INTERRUPTS();
 	if (segment->is_static)
 	{
 		if (fill)

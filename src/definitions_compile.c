@@ -361,6 +361,7 @@ emit(AudCompiler *compiler, const AudNode *node, uint8 role)
 	MemoryContext old = MemoryContextSwitchTo(compiler->work);
 
 	check_stack_depth();
+	CHECK_FOR_INTERRUPTS();
 	AUD_GROW(compiler->programs, compiler->nprograms, compiler->max_programs);
 	MemoryContextSwitchTo(old);
 	compiler->nprograms++;
@@ -731,6 +732,7 @@ aud_definitions_route(AudDefinitions *defs, MemoryContext work)
 	{
 		AudLeaf    *leaf = &defs->leaves[i];
 
+		CHECK_FOR_INTERRUPTS();
 		if (leaf->relative && !turns_at_age(defs, leaf))
 			relative[defs->nrelative++] = i;
 		if (leaf->source == AUD_LEAF_AGGREGATE)

@@ -116,6 +116,7 @@ visit(OrderState *state, int segment)
 	const AudInstruction *program = defs->segments[segment].program;
 
 	check_stack_depth();
+	CHECK_FOR_INTERRUPTS();
 	if (state->color[segment] == 2)
 		return;
 	if (state->color[segment] == 1)

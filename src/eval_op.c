@@ -83,6 +83,7 @@ equals_any_item(const AudTest *test, const JsonbValue *value)
 		return aud_value_set_has(test->prepared->set, value);
 	for (int i = 0; i < count_items(test); i++)
 	{
+		CHECK_FOR_INTERRUPTS();
 		if (equals_item(test, i, value))
 			return true;
 	}
@@ -153,6 +154,7 @@ is_like(const AudTest *test, const char *s, int len)
 		AudBytes	item = get_text(test, i);
 		bool		found;
 
+		CHECK_FOR_INTERRUPTS();
 		switch (test->leaf->op)
 		{
 			case AUD_OP_CONTAINS:

@@ -181,6 +181,7 @@ aud_rule_scan(PG_FUNCTION_ARGS)
 			aud_batch_advance(batch);
 			for (int i = 0; i < batch->nusers; i++)
 			{
+				CHECK_FOR_INTERRUPTS();
 				aud_decider_set_user(compiled->decider, &batch->users[i], &batch->clock);
 				if (aud_decider_holds(compiled->decider, compiled->program))
 				{
@@ -231,6 +232,7 @@ explain_node(Explanation *explanation, const AudNode *node,
 	bool		nulls[4] = {false, false, false, false};
 
 	check_stack_depth();
+	CHECK_FOR_INTERRUPTS();
 	initStringInfo(&text);
 	aud_rule_append_text(&text, explanation->rule, node);
 	values[0] = Int32GetDatum(depth);

@@ -64,6 +64,7 @@ aud_pass_next(AudBatch *batch, char **after)
 		text	   *id = DatumGetTextPP(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 1, &isnull));
 		AudUser    *user = aud_batch_add(batch, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id));
 
+		CHECK_FOR_INTERRUPTS();
 		aud_batch_set_row(batch, user, tuple, SPI_tuptable->tupdesc);
 	}
 	MemoryContextSwitchTo(old);
@@ -357,6 +358,14 @@ aud_fill_chunk(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(HeapTupleGetDatum(result));
 }
 
+/* C order of two ids; there may be a million. */
+static int
+compare_ids(const void *a, const void *b)
+{
+	CHECK_FOR_INTERRUPTS();
+	return strcmp(*(const char *const *) a, *(const char *const *) b);
+}
+
 /* A text array argument's elements in C order, each once; nulls are refused. */
 static char **
 sorted_texts(ArrayType *array, int *n)
@@ -370,13 +379,14 @@ sorted_texts(ArrayType *array, int *n)
 	result = palloc(Max(*n, 1) * sizeof(char *));
 	for (int i = 0; i < *n; i++)
 	{
+		CHECK_FOR_INTERRUPTS();
 		if (nulls[i])
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("user id must not be null")));
 		result[i] = TextDatumGetCString(elements[i]);
 	}
-	qsort(result, *n, sizeof(char *), pg_qsort_strcmp);
+	qsort(result, *n, sizeof(char *), compare_ids);
 	for (int i = 0; i < *n; i++)
 		if (kept == 0 || strcmp(result[kept - 1], result[i]) != 0)
 			result[kept++] = result[i];
@@ -446,6 +456,7 @@ compare_patches(const void *a, const void *b)
 	const Patch *y = b;
 	int			order = strcmp(x->user_id, y->user_id);
 
+	CHECK_FOR_INTERRUPTS();
 	return order != 0 ? order : (x->position > y->position) - (x->position < y->position);
 }
 
@@ -528,6 +539,7 @@ aud_set_attributes(PG_FUNCTION_ARGS)
 	patches = palloc(Max(n, 1) * sizeof(Patch));
 	for (int i = 0; i < n; i++)
 	{
+		CHECK_FOR_INTERRUPTS();
 		patches[i].user_id = TextDatumGetCString(ids[i]);
 		patches[i].position = i;
 		patches[i].attributes = DatumGetJsonbP(values[i]);

@@ -364,6 +364,7 @@ compare_events(const void *a, const void *b, void *arg)
 	TimestampTz left_time = DatumGetTimestampTz(events->times[left]);
 	TimestampTz right_time = DatumGetTimestampTz(events->times[right]);
 
+	CHECK_FOR_INTERRUPTS();
 	if (result != 0)
 		return result;
 	if (left_time != right_time)

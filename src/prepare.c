@@ -15,6 +15,7 @@
 #include "postgres.h"
 
 #include "common/hashfn.h"
+#include "miscadmin.h"
 #include "port/pg_bitutils.h"
 #include "utils/builtins.h"
 
@@ -60,6 +61,7 @@ get_item(const AudRule *rule, const AudValue *value, int i)
 static int
 compare_numbers(const void *a, const void *b)
 {
+	CHECK_FOR_INTERRUPTS();
 	return aud_numeric_compare(*(const Numeric *) a, *(const Numeric *) b);
 }
 
@@ -99,6 +101,7 @@ make_set(const AudRule *rule, const AudValue *list, const AudBytes *folded)
 	{
 		const AudValue *item = AUD_VALUE_ITEM(rule, list, i);
 
+		CHECK_FOR_INTERRUPTS();
 		switch ((AudValueType) item->type)
 		{
 			case AUD_VALUE_TEXT:
@@ -143,6 +146,7 @@ aud_value_set_has(const AudValueSet *set, const JsonbValue *value)
 		default:
 			for (int i = 0; i < set->njsons; i++)
 			{
+				CHECK_FOR_INTERRUPTS();
 				if (aud_value_equal(set->rule, set->jsons[i], NULL, set->ci,
 									value))
 					return true;
@@ -194,6 +198,7 @@ aud_leaf_prepare(const AudRule *rule, const AudNode *leaf, bool lasting)
 	{
 		const AudValue *item = get_item(rule, value, i);
 
+		CHECK_FOR_INTERRUPTS();
 		if (item->type != AUD_VALUE_TEXT)
 			continue;
 		if (fold)

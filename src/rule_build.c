@@ -181,6 +181,7 @@ write_value(Builder *builder, const AudConst *value)
 				uint32		item = write_value(builder, value->items[i]);
 				AudValue   *flat = (AudValue *) (builder->buf.data + offset);
 
+				CHECK_FOR_INTERRUPTS();
 				((uint32 *) flat->data)[i] = item;
 			}
 			return offset;
@@ -228,6 +229,7 @@ write_item(Builder *builder, const AudItem *item, int depth)
 	AudNode		node = item->node;
 
 	check_stack_depth();
+	CHECK_FOR_INTERRUPTS();
 
 	builder->needs |= needs_of(&node);
 	builder->depth = Max(builder->depth, depth);
@@ -358,6 +360,7 @@ aud_rule_unbuild(const AudRule *rule, const AudNode *node)
 	const AudNode *child = AUD_FIRST_CHILD(node);
 
 	check_stack_depth();
+	CHECK_FOR_INTERRUPTS();
 
 	item->node = *node;
 	if (node->path != 0)

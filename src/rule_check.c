@@ -397,6 +397,7 @@ read_list(AudParse *parse, const AudJson *json, const char *opname)
 	list = make_list(json);
 	for (const AudJson *item = json->first; item; item = item->next)
 	{
+		CHECK_FOR_INTERRUPTS();
 		if (item->type == AUD_JSON_NULL)
 		{
 			aud_rule_fail(parse, item, "a list cannot have null in it");
@@ -423,6 +424,7 @@ read_texts(AudParse *parse, const AudJson *json, const char *opname, AudOp op)
 	list = make_list(json);
 	for (const AudJson *item = json->first; item; item = item->next)
 	{
+		CHECK_FOR_INTERRUPTS();
 		if (!check_one_text(parse, item, opname, op) ||
 			!add_to_list(list, aud_const_make(parse, item)))
 			return NULL;

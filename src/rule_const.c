@@ -167,6 +167,7 @@ push_json(JsonbParseState **state, AudParse *parse, const AudJson *json,
 	JsonbValue	value;
 
 	check_stack_depth();
+	CHECK_FOR_INTERRUPTS();
 
 	if (!is_object && json->type != AUD_JSON_ARRAY)
 	{

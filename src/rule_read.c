@@ -356,6 +356,7 @@ aud_rule_read(AudParse *parse, const AudJson *json, int depth, bool in_where)
 	AudItem    *item;
 
 	check_stack_depth();
+	CHECK_FOR_INTERRUPTS();
 
 	if (depth > AUD_MAX_DEPTH)
 	{

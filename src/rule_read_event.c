@@ -9,6 +9,8 @@
  */
 #include "postgres.h"
 
+#include "miscadmin.h"
+
 #include "rule_parse.h"
 
 static const char *const step_keys[] = {"event", "where", "within", "absent", NULL};
@@ -64,6 +66,7 @@ read_names(AudParse *parse, const AudJson *json)
 	names->names = palloc0(json->nitems * sizeof(AudItemName));
 	for (const AudJson *item = json->first; item; item = item->next)
 	{
+		CHECK_FOR_INTERRUPTS();
 		if (!read_name(parse, item, &names->names[names->nnames++]))
 			return NULL;
 	}
@@ -303,6 +306,7 @@ aud_read_sequence(AudParse *parse, const AudJson *object, int depth)
 	{
 		AudItem    *step = read_step(parse, json, depth, item->last);
 
+		CHECK_FOR_INTERRUPTS();
 		if (step == NULL)
 			return NULL;
 		aud_item_add(item, step);

@@ -207,6 +207,7 @@ compare_members(const void *a, const void *b)
 	const AudJson *member_b = *(const AudJson *const *) b;
 	int			result = strcmp(member_a->key, member_b->key);
 
+	CHECK_FOR_INTERRUPTS();
 	if (result == 0)
 		result = member_a->index - member_b->index;
 	return result;

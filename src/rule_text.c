@@ -84,6 +84,7 @@ append_value(StringInfo buf, const AudRule *rule, const AudValue *value)
 			appendStringInfoChar(buf, '(');
 			for (uint32 i = 0; i < value->len; i++)
 			{
+				CHECK_FOR_INTERRUPTS();
 				if (i > 0)
 					appendStringInfoString(buf, ", ");
 				append_value(buf, rule, AUD_VALUE_ITEM(rule, value, i));
@@ -254,6 +255,7 @@ append_children(StringInfo buf, const AudRule *rule, const AudNode *node,
 
 	for (uint32 i = 0; i < node->nchildren; i++, child = AUD_NEXT_SIBLING(child))
 	{
+		CHECK_FOR_INTERRUPTS();
 		if (i > 0)
 			appendStringInfoString(buf, separator);
 		append_node(buf, rule, child, level, in_where);

@@ -115,6 +115,7 @@ stays_absent(const AudAggregateDef *def, const AudNode *step,
 
 	for (int i = nevents - 1; i >= 0; i--)
 	{
+		CHECK_FOR_INTERRUPTS();
 		/* events of the same instant are not after one another here */
 		if (i == nevents - 1 || events[i].time != events[i + 1].time)
 			next = Min(next, next_same);
