@@ -27,8 +27,11 @@
 #include "eval.h"
 #include "eval_op.h"
 
-/* str_tolower() wants four bytes for each, in one allocation */
-#define FOLD_AT_ONCE	(64 * 1024 * 1024)
+/*
+ * str_tolower() wants four bytes for each, in one allocation, and cannot be
+ * cancelled: a megabyte takes some 10 ms.
+ */
+#define FOLD_AT_ONCE	(1024 * 1024)
 
 /* Lowers one ASCII character. */
 static inline char
@@ -74,8 +77,25 @@ has_high_bit(const char *s, int len)
 }
 
 /*
+ * How much of a text, too long for one call, is to be lowered next: up to a
+ * blank, if there is one near, as a word's end may count (the Greek sigma's
+ * does); else up to any character.
+ */
+static int
+fold_part(const char *s, int len)
+{
+	int			part = pg_mbcliplen(s, len, FOLD_AT_ONCE);
+
+	if (part < len)
+		for (int i = part; i > part - 1000; i--)
+			if (s[i - 1] == ' ')
+				return i;
+	return part;
+}
+
+/*
  * Lowers by the database's collation.  Texts too long for one call are
- * lowered in parts, cut between characters.  palloc'ed.
+ * lowered in parts.  palloc'ed.
  */
 static AudBytes
 fold_by_collation(const char *s, int len)
@@ -92,7 +112,7 @@ fold_by_collation(const char *s, int len)
 	initStringInfo(&parts);
 	while (len > 0)
 	{
-		int			part = pg_mbcliplen(s, len, FOLD_AT_ONCE);
+		int			part = fold_part(s, len);
 		char	   *lowered = str_tolower(s, part, DEFAULT_COLLATION_OID);
 
 		CHECK_FOR_INTERRUPTS();

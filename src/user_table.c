@@ -79,7 +79,8 @@ typedef struct Places
 {
 	Oid			filenode;		/* of the table's file, which is another after a rewrite */
 	uint32		nplaces;		/* a power of two; 0: none yet */
-	uint32		nstored;		/* since there are so many */
+	uint32		nstored;		/* since there are so many, ... */
+	uint32		nused;			/* ... and how many of them hold one */
 	Place	   *places;
 } Places;
 
@@ -198,6 +199,7 @@ aud_user_table_open(AudUserTableName name)
 		/* the table has been rewritten, or the extension made anew */
 		for (uint32 i = 0; i < table->places->nplaces; i++)
 			ItemPointerSetInvalid(&table->places->places[i].tid);
+		table->places->nused = 0;
 		table->places->filenode = aud_compat_file_of(table->rel);
 	}
 	refresh_snapshot(table);
@@ -225,7 +227,10 @@ store_place(Places *places, Place place)
 	if (two[0].hash != place.hash)
 	{
 		if (two[1].hash != place.hash)
+		{
 			places->nstored++;
+			places->nused += !ItemPointerIsValid(&two[1].tid);
+		}
 		two[1] = two[0];
 	}
 	two[0] = place;
@@ -241,7 +246,7 @@ grow_places(Places *places)
 
 	places->places = MemoryContextAllocZero(TopMemoryContext, n * sizeof(Place));
 	places->nplaces = n;
-	places->nstored = 0;
+	places->nstored = places->nused = 0;
 	/* the older of two first */
 	for (uint32 i = nold; i-- > 0;)
 		if (ItemPointerIsValid(&old[i].tid))
@@ -257,7 +262,9 @@ remember_place(AudUserTable *table, ItemPointer tid)
 	Places	   *places = table->places;
 	Place		place = {.hash = table->hash, .tid = *tid};
 
-	if (places->nstored >= places->nplaces / 2 && places->nplaces < MAX_PLACES)
+	/* users that share their two places do not ask for ever more of them */
+	if (places->nstored >= places->nplaces / 2 && places->nplaces < MAX_PLACES &&
+		places->nused >= places->nplaces / 8)
 		grow_places(places);
 	store_place(places, place);
 }

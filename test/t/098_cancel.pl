@@ -15,8 +15,8 @@ use warnings;
 use FindBin;
 use lib $FindBin::RealBin;
 
+use AudSession;
 use AudTest;
-use IPC::Run ();
 use List::Util qw(min max);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -124,15 +124,11 @@ my @works = (
 );
 my @only = split /;/, $ENV{AUD_CANCEL_ONLY} // '';
 
-my ($in, $out) = ('', '');
-my $psql = IPC::Run::start(
-	[ 'psql', '-XAtq', '-v', 'VERBOSITY=sqlstate', '-d', $node->connstr('postgres') ],
-	'<', \$in, '>', \$out, '2>&1', IPC::Run::timer(600));
-my ($pid) = ask("SELECT 'pid ' || pg_backend_pid()") =~ /pid ([0-9]+)/;
-ask(q{SELECT audience.segment_create('refreshed', 'country > 1', refresh => 'later')});
-my $holder = $node->background_psql('postgres');
+my $session = AudSession->new($node);
+$session->must(q{SELECT audience.segment_create('refreshed', 'country > 1', refresh => 'later')});
+my $holder = AudSession->new($node);
 
-my (%late, @table);
+my @table;
 foreach my $work (@works)
 {
 	my ($name) = @$work;
@@ -143,25 +139,12 @@ foreach my $work (@works)
 }
 note(sprintf '%-42s %7s %5s %7s %7s', 'answered after (ms)', 'of', 'tries', 'median', 'max');
 note(sprintf '%-42s %7.0f %5d %7.1f %7.1f', @$_) foreach @table;
-$holder->quit;
-$in .= "\\q\n";
-$psql->finish;
+$_->finish foreach $session, $holder;
 verify_empty($node) unless @only;
 $node->stop;
 done_testing();
 
 # ---------------------------------------------------------------------------
-
-# Has psql do something, and waits; returns what it printed.
-sub ask
-{
-	my ($sql) = @_;
-
-	$out = '';
-	$in .= "$sql\n;\n\\echo <:SQLSTATE>\n";
-	$psql->pump until $out =~ /<\w*>\n/;
-	return $out;
-}
 
 # What others hold while a work waits.
 sub hold
@@ -170,13 +153,13 @@ sub hold
 
 	if ($name eq 'waiting for definitions' || $name =~ /waiting for a/)
 	{
-		$holder->query_safe('BEGIN');
-		$holder->query_safe(q{SELECT audience.event_ingest('{"userId":"held","eventType":"t","eventId":"same","timestamp":"2026-01-01"}')});
+		$holder->must('BEGIN');
+		$holder->must(q{SELECT audience.event_ingest('{"userId":"held","eventType":"t","eventId":"same","timestamp":"2026-01-01"}')});
 	}
 	elsif ($name eq 'definitions, many')
 	{
 		my $n = 2000 * $scale;
-		$holder->query_safe("DO \$\$ BEGIN FOR i IN 1..$n LOOP PERFORM audience.segment_create('m' || i, format('country = %s AND plan%s = %s', i % 9, i, i)::audience.rule, active => false); END LOOP; END \$\$");
+		$holder->must("DO \$\$ BEGIN FOR i IN 1..$n LOOP PERFORM audience.segment_create('m' || i, format('country = %s AND plan%s = %s', i % 9, i, i)::audience.rule, active => false); END LOOP; END \$\$");
 	}
 	return;
 }
@@ -186,7 +169,7 @@ sub release
 {
 	my ($name) = @_;
 
-	$holder->query_safe('ROLLBACK') if $name =~ /^waiting/;
+	$holder->must('ROLLBACK') if $name =~ /^waiting/;
 	return;
 }
 
@@ -195,39 +178,31 @@ sub release
 sub run_once
 {
 	my ($sql, $before, $reset, $ms, $by_signal) = @_;
-	my $moment = $ms / 1000;
 
-	ask($reset) if defined $reset;
-	ask('BEGIN') unless defined $reset;
-	ask($before) if defined $before;
-	ask(sprintf "SET statement_timeout = %d", $by_signal ? 0 : $ms);
-	$out = '';
-	$in .= "\\timing on\n$sql\n;\n\\timing off\n\\echo <:SQLSTATE>\n";
-	$psql->pump_nb;
+	$session->must($reset // 'BEGIN');
+	$session->must($before) if defined $before;
+	$session->must(sprintf 'SET statement_timeout = %d', $by_signal ? 0 : $ms);
 	my $began = time;
 	my $signalled;
-	while ($out !~ /<(\w*)>\n/)
+	$session->begin($sql, 1);
+	while ($by_signal && !$session->ended && !defined $signalled)
 	{
-		if ($by_signal && !defined $signalled)
+		my $left = $began + $ms / 1000 - time;
+		if ($left > 0)
 		{
-			my $left = $began + $moment - time;
-			if ($left <= 0)
-			{
-				kill 'INT', $pid;
-				$signalled = time;
-			}
-			select undef, undef, undef, min(max($left, 0), 0.005);
-			$psql->pump_nb;
+			select undef, undef, undef, min($left, 0.005);
+			$session->{psql}->pump_nb;
 			next;
 		}
-		$psql->pump;
+		kill 'INT', $session->{pid};
+		$signalled = time;
 	}
+	my $out = $session->wait;
 	my $ended = time;
-	my ($state) = $out =~ /<(\w*)>\n/;
-	my ($took) = $out =~ /Time: ([0-9.]+) ms/;
-	die "no time in: $out" unless defined $took;
-	ask('ROLLBACK') unless defined $reset;
-	ask('RESET statement_timeout');
+	my $state = $session->{state};
+	my ($took) = $out =~ /Time: ([0-9.]+) ms/ or die "no time in: $out";
+	$session->must('ROLLBACK') unless defined $reset;
+	$session->must('RESET statement_timeout');
 	return ($state, $by_signal ? 1000 * ($ended - ($signalled // $ended)) : $took - $ms, $took);
 }
 
