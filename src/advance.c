@@ -38,10 +38,8 @@ struct AudAdvance
 
 	/* while a user's stale states are made anew */
 	bool	   *stale;			/* by aggregate */
-	AudEvent  **events;			/* by aggregate: a sequence's events so far */
-	int		   *nevents;
-	int		   *max_events;
-	MemoryContext mcxt;			/* of those events; reset for each user */
+	AudSequence **sequences;	/* by aggregate; NULL: it is none, or not stale */
+	MemoryContext mcxt;			/* of those; reset for each user */
 };
 
 /* Marks an aggregate to be made anew, its value before noted. */
@@ -321,32 +319,6 @@ move_windows(AudAdvance *advance, AudUser *user)
 	}
 }
 
-/* Keeps a copy of an event for a sequence. */
-static void
-keep_event(AudAdvance *advance, int aggregate, AudEvent *event)
-{
-	MemoryContext old = MemoryContextSwitchTo(advance->mcxt);
-	AudEvent   *copy;
-
-	if (advance->nevents[aggregate] == advance->max_events[aggregate])
-	{
-		int			max = Max(16, advance->max_events[aggregate] * 2);
-
-		advance->events[aggregate] = advance->events[aggregate] ?
-			repalloc_huge(advance->events[aggregate], max * sizeof(AudEvent)) :
-			palloc(max * sizeof(AudEvent));
-		advance->max_events[aggregate] = max;
-	}
-	copy = &advance->events[aggregate][advance->nevents[aggregate]++];
-	*copy = *event;
-	copy->type = pnstrdup(event->type, event->type_len);
-	copy->id = pnstrdup(event->id, event->id_len);
-	copy->properties = DatumGetJsonbPCopy(event->stored_properties);
-	if (event->stored_context != (Datum) 0)
-		copy->context = DatumGetJsonbPCopy(event->stored_context);
-	MemoryContextSwitchTo(old);
-}
-
 /*
  * If an aggregate without a state is over no events now, was it at the user's
  * last evaluation, too?  Then it need not be written: the row says for which
@@ -404,16 +376,15 @@ static void
 begin_recompute(AudAdvance *advance, AudUser *user, bool any)
 {
 	int			naggregates = advance->defs->naggregates;
+	AudClock	clock = clock_after(advance->batch, user);
+	MemoryContext old;
 
 	if (advance->stale == NULL)
 	{
-		MemoryContext old = MemoryContextSwitchTo(advance->batch->mcxt);
-
+		old = MemoryContextSwitchTo(advance->batch->mcxt);
 		advance->stale = palloc(Max(naggregates, 1) * sizeof(bool));
-		advance->events = palloc(Max(naggregates, 1) * sizeof(AudEvent *));
-		advance->nevents = palloc(Max(naggregates, 1) * sizeof(int));
-		advance->max_events = palloc(Max(naggregates, 1) * sizeof(int));
-		advance->mcxt = AllocSetContextCreate(advance->batch->mcxt, "audience sequence events",
+		advance->sequences = palloc(Max(naggregates, 1) * sizeof(AudSequence *));
+		advance->mcxt = AllocSetContextCreate(advance->batch->mcxt, "audience sequences",
 											  ALLOCSET_DEFAULT_SIZES);
 		MemoryContextSwitchTo(old);
 	}
@@ -423,8 +394,7 @@ begin_recompute(AudAdvance *advance, AudUser *user, bool any)
 		AudAggregateState *state = &user->states[i];
 
 		advance->stale[i] = state->stale;
-		advance->events[i] = NULL;
-		advance->nevents[i] = advance->max_events[i] = 0;
+		advance->sequences[i] = NULL;
 		if (state->stale)
 		{
 			bool		unwritten = !state->known &&
@@ -435,7 +405,12 @@ begin_recompute(AudAdvance *advance, AudUser *user, bool any)
 			state->touched = state->known = state->fresh = true;
 			state->look = PG_INT64_MAX;
 			if (advance->defs->aggregates[i].state == AUD_STATE_SEQUENCE)
+			{
 				state->time = PG_INT64_MAX;
+				old = MemoryContextSwitchTo(advance->mcxt);
+				advance->sequences[i] = aud_sequence_begin(&advance->defs->aggregates[i], &clock);
+				MemoryContextSwitchTo(old);
+			}
 		}
 	}
 	if (user->rebuild)
@@ -550,17 +525,16 @@ recompute(AudAdvance *advance, AudUser *user)
 			if (defs->aggregates[aggregate].where_moves)
 				aud_aggregate_look(&defs->aggregates[aggregate],
 								   &user->states[aggregate], &event, &clock);
-			if (defs->aggregates[aggregate].state == AUD_STATE_SEQUENCE)
-				keep_event(advance, aggregate, &event);
+			if (advance->sequences[aggregate] != NULL)
+				aud_sequence_take(advance->sequences[aggregate], &event);
 			else
 				aud_aggregate_fold(&defs->aggregates[aggregate],
 								   &user->states[aggregate], &event, &clock);
 		}
 	}
 	for (int i = 0; i < defs->naggregates; i++)
-		if (advance->stale[i] && defs->aggregates[i].state == AUD_STATE_SEQUENCE)
-			aud_sequence_evaluate(&defs->aggregates[i], &user->states[i],
-								  advance->events[i], advance->nevents[i], &clock);
+		if (advance->sequences[i] != NULL)
+			aud_sequence_end(advance->sequences[i], &user->states[i]);
 }
 
 /* Must the user's row be written, for what has been done to its states? */

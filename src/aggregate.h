@@ -186,7 +186,9 @@ extern void aud_state_append(StringInfo buf, const AudAggregateDef *def, const A
 extern const char *aud_state_read(const char *p, const char *end, const AudAggregateDef *def, AudAggregateState *state);
 
 /* sequence.c */
-extern void aud_sequence_evaluate(const AudAggregateDef *def, AudAggregateState *state,
-								  const AudEvent *events, int nevents, const AudClock *clock);
+typedef struct AudSequence AudSequence;
+extern AudSequence *aud_sequence_begin(const AudAggregateDef *def, const AudClock *clock);
+extern void aud_sequence_take(AudSequence *sequence, AudEvent *event);
+extern void aud_sequence_end(AudSequence *sequence, AudAggregateState *state);
 
 #endif							/* AUD_AGGREGATE_H */

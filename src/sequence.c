@@ -3,32 +3,67 @@
  * sequence.c
  *	  Does a user's history hold a sequence of events?
  *
- * Dynamic programming over the steps.  An event is reached by a present step
- * if some event reached by the present step before it stands before it, near
- * enough, with none of the forbidden events between.  Nearness and absence
- * both get easier the later the earlier event is, so for each event only the
- * latest one reached before it need be tried, and a step costs one pass over
- * the events.
+ * An event is reached by a present step if some event reached by the present
+ * step before it stands before it, near enough, with none of the forbidden
+ * events between.  Nearness and absence both get easier the later the earlier
+ * event is, so for each event only the latest one reached before it need be
+ * tried.  Hence a step needs to know of but one event before, and the events can
+ * be looked at one after the other as they are read: however many a user has,
+ * nothing of them is kept.
+ *
+ * With a last absent step, those that the last present one has reached wait for
+ * the next forbidden event.  When it comes, each of them is far enough before it,
+ * and stays, or is out; of those that stay it only matters whether one's
+ * time is over, and when that of the first of the others will be.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "miscadmin.h"
-
 #include "aggregate.h"
+
+/* a present step, while events are looked at */
+typedef struct PresentStep
+{
+	const AudNode *step;
+	const AudNode *absent;		/* the first of the absent steps before it */
+	int			nabsent;
+	bool		any;			/* the step before has reached an event, */
+	TimestampTz before;			/* the latest of them, */
+	bool		blocked;		/* and a forbidden event has come since */
+} PresentStep;
+
+struct AudSequence
+{
+	const AudAggregateDef *def;
+	AudClock	clock;
+	TimestampTz due;			/* the next instant at which time alone may change it */
+	bool		holds;			/* whatever may come */
+
+	/* a last absent step; NULL: there is none */
+	const AudNode *last_absent;
+	TimestampTz at;				/* of the event looked at last */
+	bool		reached_now;	/* one of that time has been reached */
+	TimestampTz earliest;		/* reached earlier, and waiting: the first, PG_INT64_MAX: none; */
+	TimestampTz earliest_open;	/* the first whose time is not over */
+
+	int			nsteps;
+	PresentStep steps[FLEXIBLE_ARRAY_MEMBER];
+};
 
 /* Is the event one that the step speaks of? */
 static bool
-step_matches(const AudRule *rule, const AudNode *step, const AudEvent *event,
+step_matches(const AudAggregateDef *def, const AudNode *step, AudEvent *event,
 			 const AudClock *clock)
 {
+	const AudRule *rule = def->rule;
 	AudEventDoc doc;
 
 	if (!aud_names_match(rule, step, event->type, event->type_len))
 		return false;
 	if (step->nchildren == 0)
 		return true;
+	aud_event_detoast(event, def->reads_context);
 	aud_event_doc_init(&doc, clock, event->type, event->type_len, event->time,
 					   event->id, event->id_len,
 					   event->properties, event->context);
@@ -37,11 +72,11 @@ step_matches(const AudRule *rule, const AudNode *step, const AudEvent *event,
 
 /* Is the event one that one of "n" steps, the first of which is "step", speaks of? */
 static bool
-any_step_matches(const AudRule *rule, const AudNode *step, int n,
-				 const AudEvent *event, const AudClock *clock)
+any_step_matches(const AudAggregateDef *def, const AudNode *step, int n,
+				 AudEvent *event, const AudClock *clock)
 {
 	for (; n > 0; n--, step = AUD_NEXT_SIBLING(step))
-		if (step_matches(rule, step, event, clock))
+		if (step_matches(def, step, event, clock))
 			return true;
 	return false;
 }
@@ -57,98 +92,22 @@ in_window(const AudAggregateDef *def, TimestampTz t, const AudClock *clock)
 }
 
 /*
- * One present step: from the events reached so far to those that it reaches.
- * "absent" is the first of the "nabsent" absent steps before it; reached is
- * NULL for the first step.
+ * Begins to evaluate a SEQUENCE node as of the clock; allocated in the current
+ * context.
  */
-static bool *
-take_step(const AudAggregateDef *def, const AudNode *step, const AudNode *absent, int nabsent,
-		  const bool *reached, const AudEvent *events, int nevents,
-		  const AudClock *clock, TimestampTz *due)
+AudSequence *
+aud_sequence_begin(const AudAggregateDef *def, const AudClock *clock)
 {
-	bool	   *result = palloc0(nevents * sizeof(bool));
-	int			before = -1;	/* the latest event reached */
-	bool		blocked = false;	/* a forbidden event since */
-
-	for (int i = 0; i < nevents; i++)
-	{
-		const AudEvent *event = &events[i];
-
-		CHECK_FOR_INTERRUPTS();
-		if (in_window(def, event->time, clock) &&
-			(reached == NULL || before >= 0) &&
-			step_matches(def->rule, step, event, clock))
-		{
-			if (def->last != 0)
-				aud_look_at(event->time, def->last, clock, due);
-			if (reached == NULL)
-				result[i] = true;
-			else
-				result[i] = !blocked &&
-					(!(step->flags & AUD_HAS_WITHIN) ||
-					 event->time - events[before].time <= step->arg.within);
-		}
-		/* only now may this event be the one before, or forbidden */
-		if (reached != NULL && reached[i])
-		{
-			before = i;
-			blocked = false;
-		}
-		else if (any_step_matches(def->rule, absent, nabsent, event, clock))
-			blocked = true;
-	}
-	return result;
-}
-
-/*
- * A last absent step: does one of the events reached have none of the
- * forbidden within the step's time, and is that time over?
- */
-static bool
-stays_absent(const AudAggregateDef *def, const AudNode *step,
-			 const bool *reached, const AudEvent *events, int nevents,
-			 const AudClock *clock, TimestampTz *due)
-{
-	TimestampTz next = PG_INT64_MAX;	/* the nearest forbidden event later than i's time */
-	TimestampTz next_same = PG_INT64_MAX;	/* as next, for the time of the group above */
-	bool		holds = false;
-
-	for (int i = nevents - 1; i >= 0; i--)
-	{
-		CHECK_FOR_INTERRUPTS();
-		/* events of the same instant are not after one another here */
-		if (i == nevents - 1 || events[i].time != events[i + 1].time)
-			next = Min(next, next_same);
-		if (reached[i] &&
-			(next == PG_INT64_MAX || next - events[i].time > step->arg.within))
-		{
-			if (clock->now - events[i].time > step->arg.within)
-				holds = true;
-			else
-				aud_look_at(events[i].time, step->arg.within + 1, clock, due);
-		}
-		if (step_matches(def->rule, step, &events[i], clock))
-			next_same = events[i].time;
-	}
-	return holds;
-}
-
-/*
- * Evaluates a SEQUENCE node over all events of a user that its steps speak
- * of, in their order.  Sets state->count to 1 or 0 and state->time to the
- * next instant at which that may change by time alone (no later).
- */
-void
-aud_sequence_evaluate(const AudAggregateDef *def, AudAggregateState *state,
-					  const AudEvent *events, int nevents, const AudClock *clock)
-{
+	AudSequence *sequence = palloc0(offsetof(AudSequence, steps) +
+									def->node->nchildren * sizeof(PresentStep));
 	const AudNode *step = AUD_FIRST_CHILD(def->node);
 	const AudNode *absent = NULL;	/* the first of those since the last present step */
 	int			nabsent = 0;
-	bool	   *reached = NULL;
-	bool		holds = false;
-	TimestampTz due = PG_INT64_MAX;
 
+	sequence->def = def;
+	sequence->clock = *clock;
+	sequence->due = sequence->earliest = sequence->earliest_open = PG_INT64_MAX;
+	sequence->at = PG_INT64_MIN;
 	for (uint32 i = 0; i < def->node->nchildren; i++, step = AUD_NEXT_SIBLING(step))
 	{
 		if (step->flags & AUD_ABSENT)
@@ -158,21 +117,137 @@ aud_sequence_evaluate(const AudAggregateDef *def, AudAggregateState *state,
 		}
 		else
 		{
-			reached = take_step(def, step, absent, nabsent, reached,
-								events, nevents, clock, &due);
+			PresentStep *present = &sequence->steps[sequence->nsteps++];
+
+			present->step = step;
+			present->absent = absent;
+			present->nabsent = nabsent;
 			nabsent = 0;
 		}
 	}
 	/* the first step is present: rule_read_event.c sees to it */
 	Assert(reached != NULL);
 	if (nabsent > 0)
-		holds = stays_absent(def, absent, reached, events, nevents, clock, &due);
-	else
-		for (int i = 0; i < nevents && !holds; i++)
-			holds = reached[i];
+		sequence->last_absent = absent;
+	return sequence;
+}
 
-	state->changed |= state->count != holds || state->time != due;
-	state->count = holds;
-	state->time = due;
+/* Does a present step reach the event? */
+static bool
+reaches(AudSequence *sequence, int i, AudEvent *event)
+{
+	const AudAggregateDef *def = sequence->def;
+	const PresentStep *present = &sequence->steps[i];
+
+	if (!in_window(def, event->time, &sequence->clock) ||
+		(i > 0 && !present->any) ||
+		!step_matches(def, present->step, event, &sequence->clock))
+		return false;
+	if (def->last != 0)
+		aud_look_at(event->time, def->last, &sequence->clock, &sequence->due);
+	return i == 0 ||
+		(!present->blocked &&
+		 (!(present->step->flags & AUD_HAS_WITHIN) ||
+		  event->time - present->before <= present->step->arg.within));
+}
+
+/* Is an instant further before a forbidden event than so long?  PG_INT64_MAX: there is none. */
+static inline bool
+is_clear(TimestampTz t, TimestampTz forbidden, int64 within)
+{
+	return forbidden == PG_INT64_MAX || forbidden - t > within;
+}
+
+/*
+ * A forbidden event has come, or (PG_INT64_MAX) there is no more: those that
+ * wait, and are far enough before it, stay, and nobody waits any more.
+ */
+static void
+settle_waiting(AudSequence *sequence, TimestampTz forbidden)
+{
+	int64		within = sequence->last_absent->arg.within;
+
+	if (sequence->earliest != PG_INT64_MAX &&
+		is_clear(sequence->earliest, forbidden, within) &&
+		sequence->clock.now - sequence->earliest > within)
+		sequence->holds = true;
+	if (sequence->earliest_open != PG_INT64_MAX &&
+		is_clear(sequence->earliest_open, forbidden, within))
+		aud_look_at(sequence->earliest_open, within + 1, &sequence->clock, &sequence->due);
+	sequence->earliest = sequence->earliest_open = PG_INT64_MAX;
+}
+
+/* To another instant: what was reached at the one before waits from now on. */
+static void
+move_on(AudSequence *sequence, TimestampTz time)
+{
+	if (sequence->reached_now)
+	{
+		if (sequence->earliest == PG_INT64_MAX)
+			sequence->earliest = sequence->at;
+		if (sequence->earliest_open == PG_INT64_MAX &&
+			sequence->clock.now - sequence->at <= sequence->last_absent->arg.within)
+			sequence->earliest_open = sequence->at;
+	}
+	sequence->reached_now = false;
+	sequence->at = time;
+}
+
+/*
+ * Takes the user's next event that one of the steps may speak of: they come in
+ * their order.
+ */
+void
+aud_sequence_take(AudSequence *sequence, AudEvent *event)
+{
+	const AudAggregateDef *def = sequence->def;
+	bool		reached = false;
+
+	if (sequence->last_absent != NULL && event->time != sequence->at)
+		move_on(sequence, event->time);
+
+	/* the last step first: what this event is to the one before it comes after that */
+	for (int i = sequence->nsteps - 1; i >= 0; i--)
+	{
+		PresentStep *next = i + 1 < sequence->nsteps ? &sequence->steps[i + 1] : NULL;
+
+		reached = reaches(sequence, i, event);
+		if (next == NULL)
+		{
+			if (reached && sequence->last_absent == NULL)
+				sequence->holds = true;
+			else if (reached)
+				sequence->reached_now = true;
+		}
+		else if (reached)
+		{
+			next->any = true;
+			next->before = event->time;
+			next->blocked = false;
+		}
+		else if (next->any && !next->blocked)
+			next->blocked = any_step_matches(def, next->absent, next->nabsent, event, &sequence->clock);
+	}
+	/* events of the same instant are not after one another here */
+	if (sequence->last_absent != NULL && sequence->earliest != PG_INT64_MAX &&
+		step_matches(def, sequence->last_absent, event, &sequence->clock))
+		settle_waiting(sequence, event->time);
+}
+
+/*
+ * All events have been taken.  Sets state->count to 1 or 0 and state->time to
+ * the next instant at which that may change by time alone (no later).
+ */
+void
+aud_sequence_end(AudSequence *sequence, AudAggregateState *state)
+{
+	if (sequence->last_absent != NULL)
+	{
+		move_on(sequence, PG_INT64_MAX);
+		settle_waiting(sequence, PG_INT64_MAX);
+	}
+	state->changed |= state->count != sequence->holds || state->time != sequence->due;
+	state->count = sequence->holds;
+	state->time = sequence->due;
 	state->known = true;
 }
