@@ -6,6 +6,7 @@
 #   make crashtest       200 crashes under load, on private servers (test/t/090_crash.pl)
 #   make stresstest      five minutes of 16 sessions at everything (test/t/091_stress.pl)
 #   make sanitizedtest   the tests with sanitizers, then the regress suite under valgrind, with assertions
+#   make resourcetest    memory over a million events, and cancels of long works (test/t/098_*.pl)
 #   make bench           the benchmark, on a private server (bench/README.md)
 #   make bench-kafka     the benchmark of what goes through Kafka
 #   make lint            what compilers and checkers have to say (scripts/lint.sh)
@@ -74,13 +75,16 @@ src/rule_gram.o: src/rule_scan.c
 $(OBJS) $(OBJS:.o=.bc) $(WORKER_OBJS): $(wildcard src/*.h bgworker/*.h)
 
 # the long forms of tests that everyday runs have in a short one
-.PHONY: crashtest stresstest
+.PHONY: crashtest stresstest resourcetest
 # what is run for long begins elsewhere each time, and says where
-crashtest stresstest: export AUD_TEST_SEED ?= $(shell date +%s)
+crashtest stresstest resourcetest: export AUD_TEST_SEED ?= $(shell date +%s)
 crashtest:
 	AUD_CRASH_ROUNDS=$${AUD_CRASH_ROUNDS:-200} scripts/test.sh tap 090_crash
 stresstest:
 	AUD_STRESS_SECONDS=$${AUD_STRESS_SECONDS:-300} scripts/test.sh tap 091_stress
+resourcetest:
+	AUD_RESOURCE_EVENTS=$${AUD_RESOURCE_EVENTS:-1000000} AUD_RESOURCE_CHANGES=$${AUD_RESOURCE_CHANGES:-10000} \
+	AUD_CANCEL_TRIES=$${AUD_CANCEL_TRIES:-8} AUD_CANCEL_SCALE=$${AUD_CANCEL_SCALE:-6} scripts/test.sh tap 098_resources 098_cancel
 
 .PHONY: bench bench-kafka bench-report
 bench:

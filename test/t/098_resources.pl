@@ -127,7 +127,7 @@ sub events
 		{
 			my $from = $at;
 			$at += $each;
-			my $facts = "SELECT 'u' || (i * 7919) % 500 AS u, 'e' || i AS e, (ARRAY['view', 'purchase', 'leave', 'other' || i % 50])[1 + i % 4] AS t,"
+			my $facts = "SELECT 'u' || (i::bigint * 7919) % 500 AS u, 'e' || i AS e, (ARRAY['view', 'purchase', 'leave', 'other' || i % 50])[1 + i % 4] AS t,"
 			  . " jsonb_build_object('amount', i % 97, 'page', 'p' || i % 13) AS p FROM generate_series($from, $at - 1) i";
 			if ($part % 3 == 0)
 			{
@@ -213,6 +213,23 @@ sub statement
 		$session->must('ROLLBACK');
 		$_->finish foreach $session, $watcher;
 	}
+	# and what is made anew of a user not on how many it has
+	my @anew;
+	foreach my $n (2_000, 20_000)
+	{
+		push @anew, (split /\n/, $node->safe_psql('postgres', <<"SQL"))[-1];
+BEGIN;
+INSERT INTO audience.events (user_id, occurred_at, event_id, event_type, properties)
+SELECT 'whale', now() - i * interval '1 ms', 's' || i, (ARRAY['view', 'purchase'])[1 + i % 2], '{"amount":1,"page":1}' FROM generate_series(1, $n) i;
+SELECT audience.segment_create('not either', 'SEQUENCE(view, purchase, NOT view WITHIN ''1 minute'')', refresh => 'later');
+SELECT audience.engine_work_reset();
+SELECT audience.profile_rebuild('{whale}');
+SELECT value FROM audience.engine_work() WHERE counter = 'largest_batch';
+ROLLBACK;
+SQL
+	}
+	cmp_ok($anew[1], '<', $anew[0] + 65536, "ten times a user's events do not take more memory to make its state anew");
+	note(sprintf 'a user of 2,000 and of 20,000 events made anew: %d and %d bytes', @anew);
 	note(sprintf 'statements of 25,000 and 100,000 events: largest batch or sort %s bytes, private memory %s bytes', join(' and ', @most), join ' and ', @rss);
 	cmp_ok($most[1], '<', 1.5 * $most[0], 'four times the events do not take more memory in a batch');
 	cmp_ok($rss[1], '<', $rss[0] + 16 * 1024 * 1024, 'nor in the process');
