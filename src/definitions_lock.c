@@ -17,19 +17,29 @@
  * length that overlap, an attempt must be as long as they take to end: then
  * attempts become longer.
  *
+ * An attempt ends by a timer of ours, which cancels the wait as a user would.
+ * It must not swallow a user's cancel, or statement_timeout's, that comes while
+ * it is just ending, as lock_timeout would: so meanwhile SIGINTs are counted, and
+ * our timer sends none.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include <signal.h>
+
 #include "access/xact.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "postmaster/interrupt.h"
+#include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "storage/proc.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
+#include "utils/timeout.h"
 #include "utils/timestamp.h"
 
 #include "definitions.h"
@@ -88,6 +98,69 @@ aud_definitions_get_shared(void)
 	return defs;
 }
 
+static TimeoutId attempt_timer;	/* registered when first needed */
+static bool attempt_running = false;	/* SIGINTs are being counted */
+static volatile sig_atomic_t attempt_over;	/* the timer has ended the attempt */
+static volatile sig_atomic_t ncancels;	/* SIGINTs during the attempt */
+static struct sigaction usual_cancel;	/* what they do otherwise */
+
+/* The timer of an attempt: ends the wait as a cancel does. */
+static void
+end_attempt(void)
+{
+	attempt_over = true;
+	InterruptPending = true;
+	QueryCancelPending = true;
+	SetLatch(MyLatch);
+}
+
+/* SIGINT during an attempt: a cancel, or a timeout of PostgreSQL's. */
+static void
+count_cancel(int signal_number)
+{
+	ncancels++;
+	usual_cancel.sa_handler(signal_number);
+}
+
+/* Begins an attempt of so many milliseconds. */
+static void
+start_timer(int ms)
+{
+	static TimeoutId timer = MAX_TIMEOUTS;
+	struct sigaction counting;
+
+	if (timer == MAX_TIMEOUTS)
+		timer = RegisterTimeout(USER_TIMEOUT, end_attempt);
+	attempt_timer = timer;
+	attempt_over = false;
+	ncancels = 0;
+	sigaction(SIGINT, NULL, &usual_cancel);
+	counting = usual_cancel;
+	counting.sa_handler = count_cancel;
+	sigaction(SIGINT, &counting, NULL);
+	attempt_running = true;
+	enable_timeout_after(timer, ms);
+}
+
+/*
+ * Ends it.  A cancel that is still pending is no more if it is the timer's only;
+ * "thrown": an error has been, so it was the users' that had come until then.
+ */
+static void
+stop_timer(bool thrown)
+{
+	disable_timeout(attempt_timer, false);
+	if (attempt_over)
+	{
+		QueryCancelPending = false;
+		/* in this order, as one may come in between */
+		if (ncancels > 0 && !thrown)
+			QueryCancelPending = true;
+	}
+	sigaction(SIGINT, &usual_cancel, NULL);
+	attempt_running = false;
+}
+
 /* One attempt of at most "ms" milliseconds; false if it ran out. */
 static bool
 attempt(Oid relid, int ms)
@@ -99,22 +172,29 @@ attempt(Oid relid, int ms)
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(mcxt);
-	LockTimeout = ms;
+	LockTimeout = 0;
+	start_timer(ms);
 	PG_TRY();
 	{
 		LockRelationOid(relid, ShareRowExclusiveLock);
+		stop_timer(false);
 		LockTimeout = lock_timeout;
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
 	{
 		ErrorData  *error;
+		bool		cancelled;
 
+		if (attempt_running)
+			stop_timer(true);
+		/* what was thrown is a user's cancel if there was one */
+		cancelled = ncancels > 0 || ShutdownRequestPending;
 		LockTimeout = lock_timeout;
 		MemoryContextSwitchTo(mcxt);
 		error = CopyErrorData();
 		RollbackAndReleaseCurrentSubTransaction();
-		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+		if (error->sqlerrcode != ERRCODE_QUERY_CANCELED || !attempt_over || cancelled)
 			ReThrowError(error);
 		FlushErrorState();
 		FreeErrorData(error);
