@@ -38,10 +38,11 @@ SELECT audience.trait_create('pages', 'count_distinct', 'view', 'page'),
 	audience.segment_create('nested', 'IN SEGMENT ''busy'' AND NOT IN SEGMENT ''spender'''), audience.segment_create('list', type => 'static');
 SQL
 
-events();
+# what goes through all events comes before there are many
 definitions();
-statement();
 scheduler();
+events();
+statement();
 verify_empty($node);
 replay_ok($node);
 restore();
