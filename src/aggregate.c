@@ -329,16 +329,26 @@ aud_aggregate_matches(const AudAggregateDef *def, AudEvent *event, const AudCloc
 	return event_matches(def, event, clock, &value, &room);
 }
 
-/* A copy of a value as a jsonb of its own. */
+/*
+ * A copy of an event's value as a jsonb of its own.  What making it leaves behind
+ * goes with the event, where that is one of very many that are read back.
+ */
 static Jsonb *
-own_value(const JsonbValue *value)
+own_value(const AudEvent *event, const JsonbValue *value)
 {
 	JsonbValue	copy;
+	Jsonb	   *made;
+	MemoryContext old;
 
 	/* only of aggregates with a property, without which no event counts */
 	Assert(value != NULL);
 	copy = *value;
-	return JsonbValueToJsonb(&copy);
+	if (event->mcxt == NULL)
+		return JsonbValueToJsonb(&copy);
+	old = MemoryContextSwitchTo(event->mcxt);
+	made = JsonbValueToJsonb(&copy);
+	MemoryContextSwitchTo(old);
+	return (Jsonb *) memcpy(palloc(VARSIZE(made)), made, VARSIZE(made));
 }
 
 /* Sets *number to a numeric value, which it keeps a copy of if it must. */
@@ -399,7 +409,7 @@ fold_edge(const AudAggregateDef *def, AudAggregateState *state,
 	state->id = state->id_room;
 	state->id_len = event->id_len;
 	if (def->kind == AUD_AGG_FIRST || def->kind == AUD_AGG_LAST)
-		state->value = own_value(value);
+		state->value = own_value(event, value);
 }
 
 /*
@@ -452,7 +462,7 @@ aud_aggregate_fold(const AudAggregateDef *def, AudAggregateState *state,
 			if (def->kind == AUD_AGG_DAYS_ACTIVE)
 				add_distinct(state, NULL, day_of(event->time), 1);
 			else
-				add_distinct(state, own_value(value), 0, 1);
+				add_distinct(state, own_value(event, value), 0, 1);
 			break;
 		case AUD_STATE_SEQUENCE:
 			break;
@@ -529,7 +539,12 @@ aud_aggregate_unfold(const AudAggregateDef *def, AudAggregateState *state,
 			if (def->kind == AUD_AGG_DAYS_ACTIVE)
 				remove_distinct(state, NULL, day_of(event->time));
 			else
-				remove_distinct(state, own_value(value), 0);
+			{
+				Jsonb	   *own = own_value(event, value);
+
+				remove_distinct(state, own, 0);
+				pfree(own);
+			}
 			break;
 		default:
 			break;

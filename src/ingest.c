@@ -274,7 +274,8 @@ read_event(const EventSource *source, TupleTableSlot *slot, NewEvent *new)
 	event->properties = slot_jsonb(slot, columns->properties);
 	event->context = slot->tts_isnull[columns->context - 1] ? NULL :
 		slot_jsonb(slot, columns->context);
-	event->stored_context = (Datum) 0;
+	event->stored_properties = event->stored_context = (Datum) 0;
+	event->mcxt = NULL;
 	event->received = source->transaction_start;
 }
 
