@@ -273,6 +273,17 @@ aud_compat_column_of_row(const Var *row, AttrNumber attnum, Oid type, int32 typm
 	return column;
 }
 
+/* Is it RETURNING's old or new row, of which there may be none?  18 has these. */
+static inline bool
+aud_compat_is_old_or_new(const Var *row)
+{
+#if PG_VERSION_NUM >= 180000
+	return row->varreturningtype != VAR_RETURNING_DEFAULT;
+#else
+	return false;
+#endif
+}
+
 /* Does the current user own the database?  16 has one function for all objects. */
 static inline bool
 aud_compat_owns_database(Oid database)

@@ -693,6 +693,8 @@ aud_row_may_be_null(const AudRowOperand *operand, const PlannerInfo *root)
 
 	if (operand->whole_row == NULL)
 		return false;
+	if (aud_compat_is_old_or_new(operand->whole_row))
+		return true;
 	foreach(cell, root->parse->rtable)
 	{
 		const RangeTblEntry *rte = lfirst_node(RangeTblEntry, cell);
