@@ -126,7 +126,7 @@ aud_sequence_begin(const AudAggregateDef *def, const AudClock *clock)
 		}
 	}
 	/* the first step is present: rule_read_event.c sees to it */
-	Assert(reached != NULL);
+	Assert(sequence->nsteps > 0 && sequence->steps[0].nabsent == 0);
 	if (nabsent > 0)
 		sequence->last_absent = absent;
 	return sequence;

@@ -221,7 +221,7 @@ after('VACUUM FULL of tables with holes', join ';', map { "VACUUM FULL $_" } @ho
 # The load must not have seen an error; it is stopped for what others would notice.
 sub end_load
 {
-	$load->signal('INT');
+	$load->signal('TERM');
 	$load->finish;
 	is($load_err =~ s/^(pgbench: (warning|hint)|pgbench \().*\n?//gmr, '', 'nobody who ingested meanwhile saw an error');
 	cmp_ok($node->safe_psql('postgres', q{SELECT count(*) FROM audience.profiles WHERE user_id LIKE 'v%'}), '>', 100, 'and there were some');

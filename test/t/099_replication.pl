@@ -69,7 +69,7 @@ SQL
 sub end_load
 {
 	my ($load, $label) = @_;
-	$load->{handle}->signal('INT');
+	$load->{handle}->signal('TERM');
 	$load->{handle}->finish;
 	unlike($load->{err}, qr/ERROR|aborted/, "$label: who ingests sees no error");
 	return;

@@ -204,7 +204,7 @@ foreach my $k (1 .. 3)
 	sleep 0.2;
 	tool('pg_dump', '-d', 'busy', '-Fd', '-j2', '-f', "$dir/busy$k");
 }
-$load->signal('INT');
+$load->signal('TERM');
 $load->finish;
 unlike($load_err, qr/ERROR/, 'a dump is in nobody\'s way');
 foreach my $k (1 .. 3)

@@ -134,7 +134,7 @@ sub update_under_load
 	is($error, '', "$from to $to, while others ingest");
 	my $before = $node->safe_psql($db, $count);
 	ok($node->poll_query_until($db, "SELECT ($count) > $before + 100"), 'who go on');
-	$load->signal('INT');
+	$load->signal('TERM');
 	$load->finish;
 	unlike($err, qr/ERROR|aborted/, 'and see no error');
 	verify_empty($node, "$from to $to, while others ingest: verify() finds no difference", $db);
