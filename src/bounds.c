@@ -109,7 +109,7 @@ check_value(const AudRule *rule, const AudNode *leaf)
 	bool		is_list = value->type == AUD_VALUE_LIST;
 	bool		is_regex = leaf->op == AUD_OP_REGEX || leaf->op == AUD_OP_IREGEX;
 
-	if (is_list && value->len > aud_max_list_length)
+	if (is_list && (int) value->len > aud_max_list_length)
 		refuse_rule(ERRCODE_PROGRAM_LIMIT_EXCEEDED, "list in a rule is too long",
 					"Its number of values is", value->len, "audience.max_list_length");
 	if (!is_regex && leaf->op != AUD_OP_LIKE && leaf->op != AUD_OP_ILIKE &&
@@ -122,7 +122,7 @@ check_value(const AudRule *rule, const AudNode *leaf)
 		CHECK_FOR_INTERRUPTS();
 		if (item->type != AUD_VALUE_TEXT)
 			continue;
-		if (item->len > aud_max_pattern_length)
+		if ((int) item->len > aud_max_pattern_length)
 			refuse_rule(ERRCODE_PROGRAM_LIMIT_EXCEEDED, "pattern in a rule is too long",
 						"Its number of bytes is", item->len, "audience.max_pattern_length");
 		if (is_regex)
@@ -153,7 +153,7 @@ aud_bounds_check_rule(const AudRule *rule)
 	if (rule->depth > aud_max_rule_depth)
 		refuse_rule(ERRCODE_STATEMENT_TOO_COMPLEX, "rule is nested too deeply",
 					"Its depth is", rule->depth, "audience.max_rule_depth");
-	if (rule->nleaves > aud_max_rule_conditions)
+	if ((int) rule->nleaves > aud_max_rule_conditions)
 		refuse_rule(ERRCODE_PROGRAM_LIMIT_EXCEEDED, "rule has too many conditions",
 					"Their number is", rule->nleaves, "audience.max_rule_conditions");
 	size = canonical_size(rule);
@@ -165,10 +165,10 @@ aud_bounds_check_rule(const AudRule *rule)
 		const AudNode *node = &rule->nodes[i];
 
 		CHECK_FOR_INTERRUPTS();
-		if (node->kind == AUD_NODE_SEQUENCE && node->nchildren > aud_max_sequence_steps)
+		if (node->kind == AUD_NODE_SEQUENCE && (int) node->nchildren > aud_max_sequence_steps)
 			refuse_rule(ERRCODE_PROGRAM_LIMIT_EXCEEDED, "sequence has too many steps",
 						"Their number is", node->nchildren, "audience.max_sequence_steps");
-		if (node->names != 0 && AUD_NODE_NAMES(rule, node)->nnames > aud_max_list_length)
+		if (node->names != 0 && (int) AUD_NODE_NAMES(rule, node)->nnames > aud_max_list_length)
 			refuse_rule(ERRCODE_PROGRAM_LIMIT_EXCEEDED, "list in a rule is too long",
 						"Its number of event types is", AUD_NODE_NAMES(rule, node)->nnames,
 						"audience.max_list_length");

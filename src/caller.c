@@ -56,7 +56,7 @@ get_plan(SPIPlanPtr *plan, const char *query, int nargs, const Oid *types)
 {
 	if (*plan == NULL)
 	{
-		SPIPlanPtr	new = SPI_prepare(query, nargs, (Oid *) types);
+		SPIPlanPtr	new = SPI_prepare(query, nargs, unconstify(Oid *, types));
 
 		if (new == NULL)
 			elog(ERROR, "could not prepare \"%s\": %s", query, SPI_result_code_string(SPI_result));

@@ -69,7 +69,7 @@ relcache_callback(Datum arg, Oid relid)
 {
 	if (relid == InvalidOid)
 		loaded_is_stale = true;
-	for (int i = 0; i < lengthof(source_oids); i++)
+	for (int i = 0; i < (int) lengthof(source_oids); i++)
 		if (relid == source_oids[i])
 			loaded_is_stale = true;
 }
@@ -171,7 +171,7 @@ load(void)
 	AudDefinitions *defs;
 
 	/* an invalidation that arrives while loading must not be lost */
-	for (int i = 0; i < lengthof(source_names); i++)
+	for (int i = 0; i < (int) lengthof(source_names); i++)
 		source_oids[i] = aud_definitions_table(source_names[i]);
 	loaded_is_stale = false;
 	loaded_in_parallel = IsInParallelMode();
