@@ -47,13 +47,13 @@ my %functions = (
 	nobody => [ qw(aggregates_add aggregates_prune definitions_change definitions_changed definitions_check definitions_lock
 		definitions_lock_shared dependents engine_work engine_work_reset event_base_items event_bases_merge
 		event_retention_chunk event_retention_step events_copy events_delete events_guard events_inserted
-		fill fill_chunk fill_now kafka_check_topic kafka_cluster_store kafka_dead_letter kafka_is_fault_of_message kafka_origin
+		fill fill_chunk fill_now limit_attributes limit_definition limit_definitions limit_rule limit_users kafka_check_topic kafka_cluster_store kafka_dead_letter kafka_is_fault_of_message kafka_origin
 		kafka_queue_segment kafka_sink_number kafka_start kafka_wants leave_all members_list members_remove members_valid
 		merge_patch note_fill note_outbox profile_patch profile_values rebuild refresh_forget refresh_later refresh_schedule
-		refresh_work refreshes_prune retention_is_due retention_row retention_work rule_aggregates rule_fields rule_scan
+		refresh_work refreshes_prune retention_is_due retention_row retention_work row_is_here rows_restored rule_aggregates rule_fields rule_scan
 		rule_segments segment_change segment_check segment_check_references segment_row set_attributes set_static state_timer
 		static_change trait_definition transition_entries_remove transition_entry transition_retention_chunk
-		transition_retention_step verify_aggregate verify_condition verify_event_leaf verify_events verify_first_key verify_leaf
+		transition_retention_step truncate_guard verify_aggregate verify_condition verify_event_leaf verify_events verify_first_key verify_leaf
 		verify_property verify_rounds verify_sequence verify_statement verify_unsettled verify_user_leaf verify_value verify_window) ]);
 
 my @tables = qw(aggregates definition_version event_bases events kafka_clusters kafka_dead_letters kafka_installation kafka_offsets
