@@ -193,21 +193,21 @@ wake_for(rd_kafka_queue_t *queue)
 static AudKafkaClient *
 open_client(rd_kafka_type_t type, rd_kafka_conf_t *conf, char *error)
 {
-	AudKafkaClient *client = calloc(1, sizeof(AudKafkaClient));
+	AudKafkaClient *client = NULL;
 	sigset_t	all,
 				before;
 	int			n = 0;
 
 	while (n < CLIENTS_MAX && clients[n] != NULL)
 		n++;
-	if (client == NULL || n == CLIENTS_MAX)
+	if (n < CLIENTS_MAX)
+		client = calloc(1, sizeof(AudKafkaClient));
+	if (client == NULL)
 	{
-		strlcpy(error, client == NULL ? "out of memory" : "too many Kafka clients in one process", AUD_KAFKA_ERROR);
-		free(client);
+		strlcpy(error, n < CLIENTS_MAX ? "out of memory" : "too many Kafka clients in one process", AUD_KAFKA_ERROR);
 		rd_kafka_conf_destroy(conf);
 		return NULL;
 	}
-	Assert(client != NULL);
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	client->rk = rd_kafka_new(type, conf, error, AUD_KAFKA_ERROR);

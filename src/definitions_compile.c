@@ -615,7 +615,7 @@ add_to_route(RouteBuilder *builder, const AudDefinitions *defs, int index)
 static void *
 settled(const void *array, Size size)
 {
-	return size == 0 ? NULL : memcpy(MemoryContextAllocHuge(CurrentMemoryContext, size), array, size);
+	return array == NULL || size == 0 ? NULL : memcpy(MemoryContextAllocHuge(CurrentMemoryContext, size), array, size);
 }
 
 /* Sorts what a route is made of, and moves it from where it has grown. */
