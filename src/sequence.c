@@ -201,7 +201,6 @@ void
 aud_sequence_take(AudSequence *sequence, AudEvent *event)
 {
 	const AudAggregateDef *def = sequence->def;
-	bool		reached = false;
 
 	if (sequence->last_absent != NULL && event->time != sequence->at)
 		move_on(sequence, event->time);
@@ -210,8 +209,8 @@ aud_sequence_take(AudSequence *sequence, AudEvent *event)
 	for (int i = sequence->nsteps - 1; i >= 0; i--)
 	{
 		PresentStep *next = i + 1 < sequence->nsteps ? &sequence->steps[i + 1] : NULL;
+		bool		reached = reaches(sequence, i, event);
 
-		reached = reaches(sequence, i, event);
 		if (next == NULL)
 		{
 			if (reached && sequence->last_absent == NULL)

@@ -21,7 +21,7 @@ use List::Util qw(min max);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(time);
+use Time::HiRes qw(time sleep);
 
 my $tries = env_number('AUD_CANCEL_TRIES', 2);
 my $scale = env_number('AUD_CANCEL_SCALE', 1);
@@ -199,7 +199,7 @@ sub run_once
 		my $left = $began + $ms / 1000 - time;
 		if ($left > 0)
 		{
-			select undef, undef, undef, min($left, 0.005);
+			sleep min($left, 0.005);
 			$session->{psql}->pump_nb;
 			next;
 		}

@@ -19,6 +19,7 @@ use List::Util qw(max min);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(sleep);
 
 my $nevents = env_number('AUD_RESOURCE_EVENTS', 100_000);
 my $nchanges = env_number('AUD_RESOURCE_CHANGES', 500);
@@ -204,7 +205,7 @@ sub statement
 		until ($session->ended)
 		{
 			$peak = max($peak, rss($session->{pid}) // 0);
-			select undef, undef, undef, 0.01;
+			sleep 0.01;
 			$session->{psql}->pump_nb;
 		}
 		$session->wait;
@@ -256,7 +257,7 @@ sub scheduler
 		until ($node->safe_psql('postgres', q{SELECT NOT EXISTS (SELECT FROM audience.timers WHERE due_at <= now()) AND NOT EXISTS (SELECT FROM audience.refreshes)}) eq 't')
 		{
 			die 'the scheduler does not come to an end' if time > $until;
-			select undef, undef, undef, 0.05;
+			sleep 0.05;
 		}
 		$node->safe_psql('postgres', q{SELECT audience.segment_delete('later')});
 
@@ -267,7 +268,7 @@ sub scheduler
 		{
 			die 'the scheduler does not say what it holds' if time > $until;
 			($total) = slurp_file($node->logfile, $offset) =~ /Grand total: ([0-9]+) bytes/;
-			select undef, undef, undef, 0.05 unless defined $total;
+			sleep 0.05 unless defined $total;
 		}
 		push @looks, { contexts => $total, rss => rss($pid) };
 	}

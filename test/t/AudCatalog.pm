@@ -105,7 +105,8 @@ SQL
 		my $out = $node->safe_psql($db, "SELECT replace(line, E'\\n', '\\n') FROM ($sql) q (line)");
 		push @lines, split /\n/, $out;
 	}
-	return sort @lines;
+	@lines = sort @lines;
+	return @lines;
 }
 
 # What one has and the other has not, each line with a sign in front.
