@@ -42,6 +42,7 @@
 #include "consumer.h"
 #include "kafka_check.h"
 #include "kafka_fault.h"
+#include "store.h"
 #include "worker_frame.h"
 
 /* messages of a partition before it is asked whether too many are bad, and after which counting starts anew */
@@ -151,8 +152,8 @@ take_events(Batch *batch, const int *indexes, int n)
 	args[2] = array_datum(columns[1], NULL, n, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE);
 	args[3] = array_datum(columns[2], no_time, n, TIMESTAMPTZOID, sizeof(TimestampTz), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE);
 	args[4] = array_datum(columns[3], no_value, n, BYTEAOID, -1, false, TYPALIGN_INT);
-	if (SPI_execute_plan(aud_frame_plan(&plan, "SELECT audience.kafka_take_events($1, $2, $3, $4, $5)",
-										lengthof(types), types),
+	if (SPI_execute_plan(aud_store_plan(&plan, "SELECT audience.kafka_take_events($1, $2, $3, $4, $5)",
+										lengthof(types), types, 0),
 						 args, NULL, false, 0) != SPI_OK_SELECT || SPI_processed != 1)
 		elog(ERROR, "could not store events");
 	batch->ntaken += aud_kafka_cell_int(0, 1, 0);
@@ -172,8 +173,8 @@ take_segment(Batch *batch, int index)
 	args[1] = CStringGetTextDatum(batch->source->topic);
 	args[2] = bytes_datum(message->key, message->key_len, &nulls[2]);
 	args[3] = bytes_datum(message->value, message->value_len, &nulls[3]);
-	if (SPI_execute_plan(aud_frame_plan(&plan, "SELECT audience.kafka_take_segment($1, $2, $3, $4)",
-										lengthof(types), types),
+	if (SPI_execute_plan(aud_store_plan(&plan, "SELECT audience.kafka_take_segment($1, $2, $3, $4)",
+										lengthof(types), types, 0),
 						 args, nulls, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not take a definition");
 	batch->ntaken++;
@@ -369,7 +370,7 @@ store_dead_letters(const Batch *batch)
 		args[9] = headers_datum(message, &nulls[9]);
 		args[10] = CStringGetTextDatum(unpack_sql_state(bad->sqlstate));
 		args[11] = CStringGetTextDatum(bad->text);
-		if (SPI_execute_plan(aud_frame_plan(&plan,
+		if (SPI_execute_plan(aud_store_plan(&plan,
 											"INSERT INTO audience.kafka_dead_letters AS d (source, stream, cluster, topic, partition, "
 											"\"offset\", message_at, key, value, headers, sqlstate, message) "
 											"VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::pg_catalog.jsonb, $11, $12) "
@@ -377,7 +378,7 @@ store_dead_letters(const Batch *batch)
 											"source = EXCLUDED.source, stream = EXCLUDED.stream, message_at = EXCLUDED.message_at, "
 											"key = EXCLUDED.key, value = EXCLUDED.value, headers = EXCLUDED.headers, "
 											"sqlstate = EXCLUDED.sqlstate, message = EXCLUDED.message",
-											lengthof(types), types),
+											lengthof(types), types, 0),
 							 args, nulls, false, 0) < 0)
 			elog(ERROR, "could not store a dead letter");
 	}
@@ -413,9 +414,9 @@ lock_offsets(const Batch *batch)
 
 	args[0] = Int32GetDatum(batch->source->number);
 	args[1] = partitions_array(batch, &next, &n);
-	if (SPI_execute_plan(aud_frame_plan(&plan, "SELECT o.partition, o.next_offset, o.epoch FROM audience.kafka_offsets o "
+	if (SPI_execute_plan(aud_store_plan(&plan, "SELECT o.partition, o.next_offset, o.epoch FROM audience.kafka_offsets o "
 										"WHERE o.source = $1 AND o.partition = ANY ($2) ORDER BY o.partition FOR NO KEY UPDATE",
-										lengthof(types), types),
+										lengthof(types), types, 0),
 						 args, NULL, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read table \"kafka_offsets\"");
 	if (SPI_processed != (uint64) n)
@@ -444,11 +445,11 @@ move_offsets(const Batch *batch)
 	args[0] = Int32GetDatum(batch->source->number);
 	args[1] = partitions_array(batch, &next, &n);
 	args[2] = array_datum(next, NULL, n, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE);
-	if (SPI_execute_plan(aud_frame_plan(&plan, "UPDATE audience.kafka_offsets o "
+	if (SPI_execute_plan(aud_store_plan(&plan, "UPDATE audience.kafka_offsets o "
 										"SET next_offset = u.next_offset, moved_at = pg_catalog.clock_timestamp() "
 										"FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3)) u (partition, next_offset) "
 										"WHERE o.source = $1 AND o.partition = u.partition",
-										lengthof(types), types),
+										lengthof(types), types, 0),
 						 args, NULL, false, 0) != SPI_OK_UPDATE || SPI_processed != (uint64) n)
 		elog(ERROR, "could not move offsets of source \"%s\"", batch->source->id);
 }

@@ -24,6 +24,7 @@
 #include "utils/timestamp.h"
 
 #include "consumer.h"
+#include "store.h"
 #include "worker_frame.h"
 
 /* until brokers are asked again how far they are */
@@ -109,9 +110,9 @@ stop_source(void *arg)
 
 	args[0] = Int32GetDatum(stop->source->number);
 	args[1] = CStringGetTextDatum(stop->reason);
-	if (SPI_execute_plan(aud_frame_plan(&plan, "SELECT audience.kafka_source_stop($1, $2) "
+	if (SPI_execute_plan(aud_store_plan(&plan, "SELECT audience.kafka_source_stop($1, $2) "
 										"FROM audience.kafka_sources s WHERE s.number = $1 AND s.stopped IS NULL",
-										lengthof(types), types),
+										lengthof(types), types, 0),
 						 args, NULL, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not stop a source");
 	return true;
@@ -180,17 +181,17 @@ store_found(void *arg)
 
 	args[0] = Int32GetDatum(found->source->number);
 	args[1] = Int32GetDatum(found->npartitions);
-	if (SPI_execute_plan(aud_frame_plan(&insert, "INSERT INTO audience.kafka_offsets (source, partition, start) "
+	if (SPI_execute_plan(aud_store_plan(&insert, "INSERT INTO audience.kafka_offsets (source, partition, start) "
 										"SELECT s.number, p, CASE WHEN s.discovered THEN -2 ELSE s.start END "
 										"FROM audience.kafka_sources s, pg_catalog.generate_series(0, $2 - 1) p "
 										"WHERE s.number = $1 FOR KEY SHARE OF s ON CONFLICT DO NOTHING",
-										lengthof(insert_types), insert_types),
+										lengthof(insert_types), insert_types, 0),
 						 args, NULL, false, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not store partitions");
 	args[1] = CStringGetTextDatum(found->cluster_id);
-	if (SPI_execute_plan(aud_frame_plan(&update, "UPDATE audience.kafka_sources s SET discovered = true, cluster_id = $2 "
+	if (SPI_execute_plan(aud_store_plan(&update, "UPDATE audience.kafka_sources s SET discovered = true, cluster_id = $2 "
 										"WHERE s.number = $1",
-										lengthof(update_types), update_types),
+										lengthof(update_types), update_types, 0),
 						 args, NULL, false, 0) != SPI_OK_UPDATE ||
 		SPI_execute("SELECT audience.note_kafka()", false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not store what was found of a topic");
@@ -262,10 +263,10 @@ store_offset(void *arg)
 	args[2] = Int64GetDatum(found->partition->epoch);
 	args[3] = Int64GetDatum(found->offset);
 	args[4] = Int64GetDatum(found->partition->next);
-	if (SPI_execute_plan(aud_frame_plan(&plan, "UPDATE audience.kafka_offsets o "
+	if (SPI_execute_plan(aud_store_plan(&plan, "UPDATE audience.kafka_offsets o "
 										"SET next_offset = $4, moved_at = pg_catalog.clock_timestamp() "
 										"WHERE o.source = $1 AND o.partition = $2 AND o.epoch = $3 AND o.next_offset IS NOT DISTINCT FROM $5",
-										lengthof(types), types),
+										lengthof(types), types, 0),
 						 args, nulls, false, 0) != SPI_OK_UPDATE)
 		elog(ERROR, "could not store an offset");
 	found->stored = SPI_processed == 1;

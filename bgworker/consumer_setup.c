@@ -19,6 +19,7 @@
 #include "utils/timestamp.h"
 
 #include "consumer.h"
+#include "store.h"
 #include "worker_frame.h"
 
 AudSetup	aud_consumer_setup = {0};
@@ -81,9 +82,9 @@ read_partitions(AudSetup *new, AudSource *source)
 	args[0] = Int32GetDatum(source->number);
 	args[1] = Int32GetDatum(aud_kafka_consumers);
 	args[2] = Int32GetDatum(aud_frame_slot->number);
-	if (SPI_execute_plan(aud_frame_plan(&plan, "SELECT o.partition, o.next_offset, o.start, o.epoch FROM audience.kafka_offsets o "
+	if (SPI_execute_plan(aud_store_plan(&plan, "SELECT o.partition, o.next_offset, o.start, o.epoch FROM audience.kafka_offsets o "
 										"WHERE o.source = $1 AND (o.partition::pg_catalog.int8 + $1) % $2 = $3 ORDER BY o.partition",
-										lengthof(types), types),
+										lengthof(types), types, 0),
 						 args, NULL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read table \"kafka_offsets\"");
 	source->partitions = MemoryContextAllocZero(new->mcxt, (SPI_processed + 1) * sizeof(AudPartition));

@@ -25,6 +25,7 @@
 #include "utils/memutils.h"
 
 #include "kafka_config.h"
+#include "store.h"
 #include "worker_frame.h"
 
 /* of a secret, in bytes */
@@ -142,9 +143,9 @@ aud_kafka_read_cluster(const char *name, AudKafkaOptionUse use, MemoryContext mc
 	Datum		value = CStringGetTextDatum(name);
 
 	cluster->name = MemoryContextStrdup(mcxt, name);
-	if (SPI_execute_plan(aud_frame_plan(&plan, "SELECT e.key, e.value FROM audience.kafka_clusters c, "
+	if (SPI_execute_plan(aud_store_plan(&plan, "SELECT e.key, e.value FROM audience.kafka_clusters c, "
 										"pg_catalog.jsonb_each_text(c.options) e WHERE c.name = $1 ORDER BY e.key COLLATE \"C\"",
-										lengthof(types), types),
+										lengthof(types), types, 0),
 						 &value, NULL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read cluster \"%s\"", name);
 	cluster->options = MemoryContextAllocZero(mcxt, (SPI_processed + 1) * sizeof(AudKafkaOption));

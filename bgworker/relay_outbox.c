@@ -33,6 +33,7 @@
 #include "utils/snapmgr.h"
 
 #include "relay.h"
+#include "store.h"
 #include "worker_frame.h"
 
 AudSink    *aud_relay_beginning = NULL;
@@ -91,9 +92,9 @@ find_rows(AudReading *reading)
 	values[0] = Int32GetDatum(sink->number);
 	values[1] = Int64GetDatum(sink->low);
 	values[2] = Int64GetDatum(most);
-	if (SPI_execute_plan(aud_frame_plan(&plan, "SELECT o.id, o.messages FROM audience.kafka_outbox o "
+	if (SPI_execute_plan(aud_store_plan(&plan, "SELECT o.id, o.messages FROM audience.kafka_outbox o "
 										"WHERE o.sink = $1 AND o.id >= $2 ORDER BY o.id LIMIT $3",
-										lengthof(types), types),
+										lengthof(types), types, 0),
 						 values, NULL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read table \"kafka_outbox\"");
 	reading->ids = MemoryContextAlloc(reading->mcxt, (SPI_processed + 1) * sizeof(int64));
@@ -145,9 +146,9 @@ read_outbox(void *arg)
 		ids[i] = Int64GetDatum(reading->ids[i]);
 	values[0] = Int32GetDatum(reading->sink->number);
 	values[1] = PointerGetDatum(construct_array(ids, reading->nids, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-	if (SPI_execute_plan(aud_frame_plan(&plan, "SELECT m.id, m.key, m.event_id, m.message "
+	if (SPI_execute_plan(aud_store_plan(&plan, "SELECT m.id, m.key, m.event_id, m.message "
 										"FROM audience.kafka_outbox_messages($1, $2) m",
-										lengthof(types), types),
+										lengthof(types), types, 0),
 						 values, NULL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read messages from table \"kafka_outbox\"");
 	reading->nmessages = SPI_processed;
@@ -238,8 +239,8 @@ delete_rows(void *arg)
 
 	values[0] = Int32GetDatum(done->sink->number);
 	values[1] = PointerGetDatum(construct_array(done->ids, done->nids, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-	if (SPI_execute_plan(aud_frame_plan(&plan, "DELETE FROM audience.kafka_outbox o WHERE o.sink = $1 AND o.id = ANY ($2)",
-										lengthof(types), types),
+	if (SPI_execute_plan(aud_store_plan(&plan, "DELETE FROM audience.kafka_outbox o WHERE o.sink = $1 AND o.id = ANY ($2)",
+										lengthof(types), types, 0),
 						 values, NULL, false, 0) != SPI_OK_DELETE)
 		elog(ERROR, "could not delete from table \"kafka_outbox\"");
 	return true;

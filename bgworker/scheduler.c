@@ -43,6 +43,7 @@
 
 #include "compat.h"
 #include "kafka_stats.h"
+#include "store.h"
 #include "worker_frame.h"
 
 /* users of one transaction */
@@ -122,7 +123,7 @@ restore_goes_on(void)
 	static TimestampTz last_seen = DT_NOBEGIN;
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (SPI_execute_plan(aud_frame_plan(&read_plan, "SELECT pid, started_at FROM audience.restoring", 0, NULL),
+	if (SPI_execute_plan(aud_store_plan(&read_plan, "SELECT pid, started_at FROM audience.restoring", 0, NULL, 0),
 						 NULL, NULL, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read table \"restoring\"");
 	if (SPI_processed == 0)
@@ -134,7 +135,7 @@ restore_goes_on(void)
 		last_seen = now;
 	if (!TimestampDifferenceExceeds(last_seen, now, RESTORE_GAP_MS))
 		return true;
-	if (SPI_execute_plan(aud_frame_plan(&forget_plan, "DELETE FROM audience.restoring", 0, NULL),
+	if (SPI_execute_plan(aud_store_plan(&forget_plan, "DELETE FROM audience.restoring", 0, NULL, 0),
 						 NULL, NULL, false, 0) != SPI_OK_DELETE)
 		elog(ERROR, "could not empty table \"restoring\"");
 	last_seen = DT_NOBEGIN;
@@ -151,10 +152,10 @@ timers_are_replicated(void)
 	static SPIPlanPtr plan = NULL;
 	bool		isnull;
 
-	return DatumGetBool(query_value(aud_frame_plan(&plan,
+	return DatumGetBool(query_value(aud_store_plan(&plan,
 												   "SELECT EXISTS (SELECT FROM pg_catalog.pg_subscription_rel r "
 												   "WHERE r.srrelid = 'audience.timers'::pg_catalog.regclass)",
-												   0, NULL),
+												   0, NULL, 0),
 									&isnull));
 }
 
@@ -205,16 +206,16 @@ run_timers(AudStep *step)
 		LWLockRelease(aud_workers->lock);
 		return;
 	}
-	done = DatumGetInt64(query_value(aud_frame_plan(&run_plan, "SELECT audience.run_due(" CppAsString2(TIMERS_BATCH) ")",
-													0, NULL),
+	done = DatumGetInt64(query_value(aud_store_plan(&run_plan, "SELECT audience.run_due(" CppAsString2(TIMERS_BATCH) ")",
+													0, NULL, 0),
 									 &isnull));
 	if (isnull)
 		done = 0;
 	step->more = done >= TIMERS_BATCH;
 	if (!step->more)
 	{
-		Datum		value = query_value(aud_frame_plan(&next_plan, "SELECT pg_catalog.min(due_at) FROM audience.timers",
-													   0, NULL),
+		Datum		value = query_value(aud_store_plan(&next_plan, "SELECT pg_catalog.min(due_at) FROM audience.timers",
+													   0, NULL, 0),
 										&isnull);
 
 		if (!isnull)
@@ -244,7 +245,7 @@ run_work(AudStep *step, SPIPlanPtr *plan, const char *query)
 
 	if (must_wait(step))
 		return;
-	left = DatumGetInt32(query_value(aud_frame_plan(plan, query, 0, NULL), &isnull));
+	left = DatumGetInt32(query_value(aud_store_plan(plan, query, 0, NULL, 0), &isnull));
 	step->more = left == 1;
 	if (left == 2)
 		step->again = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BUSY_MS);
@@ -296,7 +297,7 @@ see_to_kafka(AudStep *step)
 	bool		relay = false;
 	int			consumers = 0;
 
-	if (SPI_execute_plan(aud_frame_plan(&plan, "SELECT w.relay, w.consumers, w.sources, w.sinks FROM audience.kafka_wants() w", 0, NULL),
+	if (SPI_execute_plan(aud_store_plan(&plan, "SELECT w.relay, w.consumers, w.sources, w.sinks FROM audience.kafka_wants() w", 0, NULL, 0),
 						 NULL, NULL, true, 0) != SPI_OK_SELECT || SPI_processed != 1)
 		elog(ERROR, "could not find out what is exchanged with Kafka");
 	for (size_t i = 0; i < lengthof(values); i++)

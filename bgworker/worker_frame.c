@@ -358,23 +358,6 @@ aud_frame_transaction(const char *name, bool (*work) (void *arg), void *arg)
 	return done;
 }
 
-/* Plans a query once and keeps the plan: *plan, NULL at first.  Connected to SPI. */
-SPIPlanPtr
-aud_frame_plan(SPIPlanPtr *plan, const char *query, int nargs, const Oid *types)
-{
-	if (*plan == NULL)
-	{
-		SPIPlanPtr	made = SPI_prepare(query, nargs, unconstify(Oid *, types));
-
-		if (made == NULL)
-			elog(ERROR, "could not prepare \"%s\": %s", query, SPI_result_code_string(SPI_result));
-		if (SPI_keepplan(made) != 0)
-			elog(ERROR, "SPI_keepplan failed");
-		*plan = made;
-	}
-	return *plan;
-}
-
 /* A step in a transaction of the frame's. */
 static void
 run_in_transaction(AudJob *job, AudStep *step)

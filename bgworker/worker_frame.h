@@ -11,7 +11,6 @@
 #include "postgres.h"
 
 #include "datatype/timestamp.h"
-#include "executor/spi.h"
 
 #include "workers.h"
 
@@ -69,7 +68,5 @@ extern void aud_frame_hurry(AudJob *job);
  * committed; false, too, if the extension is gone, and so the worker soon.
  */
 extern bool aud_frame_transaction(const char *name, bool (*work) (void *arg), void *arg);
-
-extern SPIPlanPtr aud_frame_plan(SPIPlanPtr *plan, const char *query, int nargs, const Oid *types);
 
 #endif							/* AUD_WORKER_FRAME_H */

@@ -86,12 +86,8 @@ finish() {
 
 # Sets JARS, the directory of the jars.
 set_jars() {
-	local cache=${XDG_CACHE_HOME:-${HOME:+$HOME/.cache}}
-	JARS=${AUDIENCE_KAFKA_JARS:-}
-	if [ -z "$JARS" ]; then
-		[ -n "$cache" ] || die "set AUDIENCE_KAFKA_JARS, the directory for Kafka's jars"
-		JARS=$cache/audience-manager/kafka-$KAFKA_VERSION
-	fi
+	default_to_cache AUDIENCE_KAFKA_JARS "Kafka's jars" "kafka-$KAFKA_VERSION"
+	JARS=$AUDIENCE_KAFKA_JARS
 }
 
 have_jars() {

@@ -72,6 +72,15 @@ as_root() {
 	fi
 }
 
+# default_to_cache VARIABLE WHAT [NAME]: what keeps WHAT for the next run is, where
+# the variable is not set, audience-manager[/NAME] in the user's cache directory.
+default_to_cache() {
+	local cache=${XDG_CACHE_HOME:-${HOME:+$HOME/.cache}}
+	[ -z "${!1:-}" ] || return 0
+	[ -n "$cache" ] || die "set $1, the directory for $2"
+	printf -v "$1" '%s' "$cache/audience-manager${3:+/$3}"
+}
+
 # Is the Debian package installed?
 package_installed() {
 	[ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]

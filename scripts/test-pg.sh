@@ -45,7 +45,6 @@ usage() {
 # set_version VERSION: sets MAJOR, SUITE, the Debian release that has it, and
 # CHROOT, its directory.
 set_version() {
-	local cache=${XDG_CACHE_HOME:-${HOME:+$HOME/.cache}}
 	MAJOR=$1
 	case $MAJOR in
 	15) SUITE=bookworm ;;
@@ -53,10 +52,7 @@ set_version() {
 	18) SUITE=forky ;;
 	*) usage ;;
 	esac
-	if [ -z "${AUDIENCE_CHROOTS:-}" ]; then
-		[ -n "$cache" ] || die "set AUDIENCE_CHROOTS, the directory for chroots"
-		AUDIENCE_CHROOTS=$cache/audience-manager
-	fi
+	default_to_cache AUDIENCE_CHROOTS "chroots"
 	mkdir -p "$AUDIENCE_CHROOTS"
 	CHROOT=$(cd "$AUDIENCE_CHROOTS" && pwd -P)/chroot-$SUITE
 }

@@ -45,7 +45,6 @@ usage() {
 # set_kind KIND: sets how the server of that kind is made, and SERVER, the
 # directory where it is kept.
 set_kind() {
-	local cache=${XDG_CACHE_HOME:-${HOME:+$HOME/.cache}}
 	KIND=$1
 	case $KIND in
 	address)
@@ -63,10 +62,7 @@ set_kind() {
 		;;
 	*) usage ;;
 	esac
-	if [ -z "${AUDIENCE_SANITIZED:-}" ]; then
-		[ -n "$cache" ] || die "set AUDIENCE_SANITIZED, the directory for sanitized servers"
-		AUDIENCE_SANITIZED=$cache/audience-manager
-	fi
+	default_to_cache AUDIENCE_SANITIZED "sanitized servers"
 	mkdir -p "$AUDIENCE_SANITIZED"
 	SERVER=$(cd "$AUDIENCE_SANITIZED" && pwd -P)/postgresql-$PG_MAJOR-$KIND
 }

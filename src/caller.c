@@ -37,8 +37,8 @@ PG_FUNCTION_INFO_V1(aud_profile_set);
 #define MOST_ARGS	4
 
 /* The owner of a function. */
-static Oid
-function_owner(Oid function)
+Oid
+aud_function_owner(Oid function)
 {
 	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
 	Oid			owner;
@@ -50,28 +50,12 @@ function_owner(Oid function)
 	return owner;
 }
 
-/* The plan of a query, made at its first use in the session.  Connected to SPI. */
-static SPIPlanPtr
-get_plan(SPIPlanPtr *plan, const char *query, int nargs, const Oid *types)
-{
-	if (*plan == NULL)
-	{
-		SPIPlanPtr	new = SPI_prepare(query, nargs, unconstify(Oid *, types));
-
-		if (new == NULL)
-			elog(ERROR, "could not prepare \"%s\": %s", query, SPI_result_code_string(SPI_result));
-		SPI_keepplan(new);
-		*plan = new;
-	}
-	return *plan;
-}
-
 /* Runs a query as the owner of the function called.  See caller.h. */
 NullableDatum
 aud_call_as_owner(FunctionCallInfo fcinfo, SPIPlanPtr *plan, const char *query,
 				  int nargs, const Oid *types, const NullableDatum *args)
 {
-	Oid			owner = function_owner(fcinfo->flinfo->fn_oid);
+	Oid			owner = aud_function_owner(fcinfo->flinfo->fn_oid);
 	Datum		values[MOST_ARGS];
 	char		nulls[MOST_ARGS];
 	NullableDatum result;
@@ -88,7 +72,7 @@ aud_call_as_owner(FunctionCallInfo fcinfo, SPIPlanPtr *plan, const char *query,
 		elog(ERROR, "SPI_connect failed");
 	GetUserIdAndSecContext(&user, &context);
 	SetUserIdAndSecContext(owner, context | SECURITY_LOCAL_USERID_CHANGE);
-	if (SPI_execute_plan(get_plan(plan, query, nargs, types), values, nulls, false, 0) != SPI_OK_SELECT ||
+	if (SPI_execute_plan(aud_store_plan(plan, query, nargs, types, 0), values, nulls, false, 0) != SPI_OK_SELECT ||
 		SPI_processed != 1)
 		elog(ERROR, "unexpected result of \"%s\"", query);
 	SetUserIdAndSecContext(user, context);

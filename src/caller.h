@@ -14,6 +14,9 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 
+/* The owner of a function; of one of the extension's: the owner of the extension. */
+extern Oid aud_function_owner(Oid function);
+
 /*
  * Runs a query of one value as the owner of the function that "fcinfo" calls,
  * who is the extension's; *plan, NULL at first, keeps its plan for the session.

@@ -98,7 +98,7 @@ aud_definitions_get_shared(void)
 	return defs;
 }
 
-static TimeoutId attempt_timer;	/* registered when first needed */
+static TimeoutId attempt_timer = MAX_TIMEOUTS;	/* registered when first needed */
 static bool attempt_running = false;	/* SIGINTs are being counted */
 static volatile sig_atomic_t attempt_over;	/* the timer has ended the attempt */
 static volatile sig_atomic_t ncancels;	/* SIGINTs during the attempt */
@@ -126,12 +126,10 @@ count_cancel(int signal_number)
 static void
 start_timer(int ms)
 {
-	static TimeoutId timer = MAX_TIMEOUTS;
 	struct sigaction counting;
 
-	if (timer == MAX_TIMEOUTS)
-		timer = RegisterTimeout(USER_TIMEOUT, end_attempt);
-	attempt_timer = timer;
+	if (attempt_timer == MAX_TIMEOUTS)
+		attempt_timer = RegisterTimeout(USER_TIMEOUT, end_attempt);
 	attempt_over = false;
 	ncancels = 0;
 	sigaction(SIGINT, NULL, &usual_cancel);
@@ -139,7 +137,7 @@ start_timer(int ms)
 	counting.sa_handler = count_cancel;
 	sigaction(SIGINT, &counting, NULL);
 	attempt_running = true;
-	enable_timeout_after(timer, ms);
+	enable_timeout_after(attempt_timer, ms);
 }
 
 /*

@@ -81,22 +81,13 @@ aud_events_guard(PG_FUNCTION_ARGS)
 static int64
 execute(SPIPlanPtr *plan, const char *statement, int nargs, Datum *args)
 {
+	static const Oid types[] = {TEXTOID, TEXTOID};
 	int			result;
 
-	if (*plan == NULL)
-	{
-		Oid			types[2] = {TEXTOID, TEXTOID};
-		SPIPlanPtr	new = SPI_prepare_cursor(statement, nargs, types,
-											 CURSOR_OPT_GENERIC_PLAN);
-
-		if (new == NULL)
-			elog(ERROR, "could not prepare \"%s\": %s", statement,
-				 SPI_result_code_string(SPI_result));
-		SPI_keepplan(new);
-		*plan = new;
-	}
+	Assert(nargs <= (int) lengthof(types));
 	aud_stats_count(AUD_COUNT_SQL, 1);
-	result = SPI_execute_plan(*plan, args, NULL, false, 0);
+	result = SPI_execute_plan(aud_store_plan(plan, statement, nargs, types, CURSOR_OPT_GENERIC_PLAN),
+							  args, NULL, false, 0);
 	if (result < 0)
 		elog(ERROR, "could not run \"%s\": %s", statement,
 			 SPI_result_code_string(result));

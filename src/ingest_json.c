@@ -314,28 +314,19 @@ begin_events(Events *events, bool is_array, int n)
 static SPIPlanPtr
 get_insert_plan(void)
 {
-	if (insert_plan == NULL)
-	{
-		static const char *const statement =
-			"INSERT INTO audience.events "
-			"(user_id, occurred_at, event_id, event_type, properties, context) "
-			"SELECT u.user_id, u.occurred_at, u.event_id, u.event_type, u.properties, u.context "
-			"FROM unnest($1, $2, $3, $4, $5, $6) "
-			"u (user_id, occurred_at, event_id, event_type, properties, context) "
-			"ON CONFLICT DO NOTHING";
-		Oid			types[6] = {
-			TEXTARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID,
-			TEXTARRAYOID, JSONBARRAYOID, JSONBARRAYOID
-		};
-		SPIPlanPtr	plan = SPI_prepare_cursor(statement, 6, types, CURSOR_OPT_GENERIC_PLAN);
+	static const Oid types[] = {
+		TEXTARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID,
+		TEXTARRAYOID, JSONBARRAYOID, JSONBARRAYOID
+	};
 
-		if (plan == NULL)
-			elog(ERROR, "could not prepare \"%s\": %s", statement,
-				 SPI_result_code_string(SPI_result));
-		SPI_keepplan(plan);
-		insert_plan = plan;
-	}
-	return insert_plan;
+	return aud_store_plan(&insert_plan,
+						  "INSERT INTO audience.events "
+						  "(user_id, occurred_at, event_id, event_type, properties, context) "
+						  "SELECT u.user_id, u.occurred_at, u.event_id, u.event_type, u.properties, u.context "
+						  "FROM unnest($1, $2, $3, $4, $5, $6) "
+						  "u (user_id, occurred_at, event_id, event_type, properties, context) "
+						  "ON CONFLICT DO NOTHING",
+						  lengthof(types), types, CURSOR_OPT_GENERIC_PLAN);
 }
 
 /* Compares texts as the C collation does. */

@@ -155,6 +155,23 @@ check_strict(const StatementText *text)
 		elog(ERROR, "statement does not name its users: %s", text->text);
 }
 
+/* A query's plan, made once.  See store.h. */
+SPIPlanPtr
+aud_store_plan(SPIPlanPtr *plan, const char *query, int nargs, const Oid *types, int options)
+{
+	if (*plan == NULL)
+	{
+		SPIPlanPtr	made = SPI_prepare_cursor(query, nargs, unconstify(Oid *, types), options);
+
+		if (made == NULL)
+			elog(ERROR, "could not prepare \"%s\": %s", query, SPI_result_code_string(SPI_result));
+		if (SPI_keepplan(made) != 0)
+			elog(ERROR, "SPI_keepplan failed");
+		*plan = made;
+	}
+	return *plan;
+}
+
 /* The saved plan of a statement. */
 static SPIPlanPtr
 get_plan(AudStatement statement)
@@ -162,19 +179,7 @@ get_plan(AudStatement statement)
 	const StatementText *text = &texts[statement];
 
 	check_strict(text);
-	if (plans[statement] == NULL)
-	{
-		SPIPlanPtr	plan = SPI_prepare_cursor(text->text, text->nargs,
-											  unconstify(Oid *, &text->args[0]),
-											  CURSOR_OPT_GENERIC_PLAN);
-
-		if (plan == NULL)
-			elog(ERROR, "could not prepare \"%s\": %s", text->text,
-				 SPI_result_code_string(SPI_result));
-		SPI_keepplan(plan);
-		plans[statement] = plan;
-	}
-	return plans[statement];
+	return aud_store_plan(&plans[statement], text->text, text->nargs, text->args, CURSOR_OPT_GENERIC_PLAN);
 }
 
 /* Runs a statement; rows are in SPI_tuptable.  Returns how many. */

@@ -71,6 +71,13 @@ typedef enum AudStatement
 #define AUD_OUTBOX_ENTRIES			12
 #define AUD_OUTBOX_MESSAGE			13
 
+/*
+ * Plans a query once and keeps the plan: *plan, NULL at first.  Connected to SPI.
+ * "options": CURSOR_OPT_...  For queries that are needed in one place only.
+ */
+extern PGDLLEXPORT SPIPlanPtr aud_store_plan(SPIPlanPtr *plan, const char *query,
+											 int nargs, const Oid *types, int options);
+
 /* Between begin and end, statements are planned for many small look-ups; aud_store_execute sees to it itself. */
 extern int	aud_store_begin(void);
 extern void aud_store_end(int nestlevel);

@@ -9,7 +9,6 @@ use lib $FindBin::RealBin;
 
 use AudTest;
 use AudWorkers;
-use IPC::Run ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -126,13 +125,7 @@ append_to_file("$dir/load.sql", <<'SQL');
 INSERT INTO audience.events (user_id, event_type, properties) VALUES ('u' || :u, 'view', '{"page":1}'), ('v' || :v % 3000, 'buy', '{}');
 SELECT audience.profile_set('u' || :u, jsonb_build_object('v', :v));
 SQL
-my ($load_out, $load_err) = ('', '');
-my $load = IPC::Run::start(
-	[
-		$node->installed_command('pgbench'), '-n', '-c', '3', '-R', '60', '-T', '600', '-f', "$dir/load.sql",
-		'-h', $node->host, '-p', $node->port, 'postgres'
-	],
-	'>', \$load_out, '2>', \$load_err);
+my $load = start_load($node, ["$dir/load.sql"], rate => 60);
 
 #
 # files
@@ -218,18 +211,12 @@ SELECT audience.segment_delete('owned');
 SQL
 after('VACUUM FULL of tables with holes', join ';', map { "VACUUM FULL $_" } @hot);
 
-# The load must not have seen an error; it is stopped for what others would notice.
-sub end_load
-{
-	$load->signal('TERM');
-	$load->finish;
-	is($load_err =~ s/^(pgbench: (warning|hint)|pgbench \().*\n?//gmr, '', 'nobody who ingested meanwhile saw an error');
-	cmp_ok($node->safe_psql('postgres', q{SELECT count(*) FROM audience.profiles WHERE user_id LIKE 'v%'}), '>', 100, 'and there were some');
-	verify_empty($node, 'verify() after all of that');
-	replay_ok($node, 'the history replayed is the memberships after all of that');
-	return;
-}
-end_load();
+# The load is stopped for what others would notice.
+my $new_users = q{SELECT count(*) FROM audience.profiles WHERE user_id LIKE 'v%'};
+ok($node->poll_query_until('postgres', "SELECT ($new_users) > 100"), 'others ingest meanwhile');
+end_load($load, 'all of that');
+verify_empty($node, 'verify() after all of that');
+replay_ok($node, 'the history replayed is the memberships after all of that');
 
 #
 # TRUNCATE

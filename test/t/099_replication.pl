@@ -11,7 +11,6 @@ use lib $FindBin::RealBin;
 
 use AudTest;
 use AudWorkers;
-use IPC::Run ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -41,39 +40,18 @@ FROM generate_series(1, 1000) n;
 CREATE PUBLICATION everything FOR ALL TABLES;
 SQL
 
-# Sessions that ingest, and one that changes definitions, until they are stopped.
-sub start_load
-{
-	my ($node, $definitions) = @_;
-	my %load = (out => '', err => '');
-
-	append_to_file("$dir/load.sql", <<'SQL') unless -e "$dir/load.sql";
+# Sessions that ingest, and perhaps change definitions, until they are stopped.
+append_to_file("$dir/load.sql", <<'SQL');
 \set u random(1, 60)
 \set n random(1, 100000000)
 INSERT INTO audience.events (user_id, event_type, properties) VALUES ('u' || :u, 'view', jsonb_build_object('page', :n % 9)), ('v' || :n % 500, 'purchase', '{"amount":40}');
 SELECT audience.profile_set('u' || :u, jsonb_build_object('v', :n));
 SQL
-	append_to_file("$dir/define.sql", <<'SQL') unless -e "$dir/define.sql";
+append_to_file("$dir/define.sql", <<'SQL');
 SELECT audience.segment_put(jsonb_build_object('name', 'Changing', 'rules', 'v > ' || (random() * 1e8)::int));
 \sleep 100 ms
 SELECT audience.run_due();
 SQL
-	$load{handle} = IPC::Run::start(
-		[
-			$node->installed_command('pgbench'), '-n', '-c', '3', '-R', '60', '-T', '300', '-f', "$dir/load.sql\@9",
-			($definitions ? ('-f', "$dir/define.sql\@1") : ()), '-h', $node->host, '-p', $node->port, 'postgres'
-		],
-		'>', \$load{out}, '2>', \$load{err});
-	return \%load;
-}
-sub end_load
-{
-	my ($load, $label) = @_;
-	$load->{handle}->signal('TERM');
-	$load->{handle}->finish;
-	unlike($load->{err}, qr/ERROR|aborted/, "$label: who ingests sees no error");
-	return;
-}
 
 my $contents_sql = join ';', 'SELECT * FROM audience.traits ORDER BY name', 'SELECT * FROM audience.segments ORDER BY id', 'SELECT * FROM audience.aggregates ORDER BY number',
   'SELECT * FROM audience.events ORDER BY user_id, occurred_at, event_id', 'SELECT * FROM audience.profiles ORDER BY user_id',
@@ -100,8 +78,7 @@ $subscriber->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-o', "$d
 # it has loaded the definitions, of which there are none yet
 my $session = $subscriber->background_psql('postgres', timeout => 60);
 is($session->query_safe(q{SELECT matching FROM audience.segment_preview('views >= 1')}), 0, 'a session of the subscriber');
-my $load = start_load($publisher, 1);
-sleep 0.5;
+my $load = start_load($publisher, [ "$dir/load.sql\@9", "$dir/define.sql\@1" ], rate => 60);
 $subscriber->safe_psql('postgres', "CREATE SUBSCRIPTION everything CONNECTION '" . $publisher->connstr . " dbname=postgres' PUBLICATION everything WITH (two_phase = on)");
 $subscriber->wait_for_subscription_sync($publisher, 'everything');
 $subscriber->poll_query_until('postgres', q{SELECT subtwophasestate = 'e' FROM pg_subscription}) or die 'no two-phase commit';
@@ -155,8 +132,7 @@ $publisher->safe_psql('postgres', 'DROP PUBLICATION everything');
 $subscriber->safe_psql('postgres', 'DROP EXTENSION audience_manager; CREATE EXTENSION audience_manager');
 $subscriber->safe_psql('postgres', q{SELECT audience.segment_create('Spenders', 'totalSpent > 100'), audience.segment_create('Readers', 'count(view) >= 5')});
 $publisher->safe_psql('postgres', 'CREATE PUBLICATION events FOR TABLE audience.events');
-$load = start_load($publisher, 0);
-sleep 0.3;
+$load = start_load($publisher, ["$dir/load.sql"], rate => 60);
 $subscriber->safe_psql('postgres', "CREATE SUBSCRIPTION events CONNECTION '" . $publisher->connstr . " dbname=postgres' PUBLICATION events");
 $subscriber->wait_for_subscription_sync($publisher, 'events');
 sleep 0.3;

@@ -10,7 +10,6 @@ use lib $FindBin::RealBin;
 
 use AudTest;
 use AudWorkers;
-use IPC::Run ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -192,21 +191,13 @@ append_to_file("$dir/define.sql", <<'SQL');
 SELECT audience.segment_put(jsonb_build_object('name', 'Changing', 'rules', 'v > ' || (random() * 1e8)::int));
 \sleep 200 ms
 SQL
-my ($load_out, $load_err) = ('', '');
-my $load = IPC::Run::start(
-	[
-		$node->installed_command('pgbench'), '-n', '-c', '2', '-T', '300', '-f', "$dir/load.sql\@9", '-f', "$dir/define.sql\@1",
-		'-h', $node->host, '-p', $node->port, 'busy'
-	],
-	'>', \$load_out, '2>', \$load_err);
+my $load = start_load($node, [ "$dir/load.sql\@9", "$dir/define.sql\@1" ], clients => 2, db => 'busy');
 foreach my $k (1 .. 3)
 {
 	sleep 0.2;
 	tool('pg_dump', '-d', 'busy', '-Fd', '-j2', '-f', "$dir/busy$k");
 }
-$load->signal('TERM');
-$load->finish;
-unlike($load_err, qr/ERROR/, 'a dump is in nobody\'s way');
+end_load($load, 'taken meanwhile');
 foreach my $k (1 .. 3)
 {
 	new_database("busy$k");

@@ -13,7 +13,6 @@ use lib $FindBin::RealBin;
 
 use AudCatalog;
 use AudTest;
-use IPC::Run ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -122,21 +121,17 @@ sub update_under_load
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my $db = database($from);
 	my $path = PostgreSQL::Test::Utils::tempdir() . '/load.sql';
-	my ($out, $err) = ('', '');
 	my $count = 'SELECT count(*) FROM audience.events WHERE event_type = \'load\'';
 
 	append_to_file($path, "INSERT INTO audience.events (user_id, event_type) SELECT 'l' || (random() * 50)::int, 'load' FROM generate_series(1, 3);\nSELECT audience.profile_set('l1', '{}');\n");
 	$node->safe_psql($db, $fill);
-	my $load = IPC::Run::start([ $node->installed_command('pgbench'), '-n', '-c', '3', '-T', '300', '-f', $path, '-h', $node->host, '-p', $node->port, $db ],
-		'>', \$out, '2>', \$err);
-	$node->poll_query_until($db, "SELECT ($count) > 100") or die "nobody ingests: $err";
+	my $load = start_load($node, [$path], db => $db);
+	$node->poll_query_until($db, "SELECT ($count) > 100") or die "nobody ingests: $load->{err}";
 	my ($status, undef, $error) = $node->psql($db, "ALTER EXTENSION audience_manager UPDATE TO '$to'");
 	is($error, '', "$from to $to, while others ingest");
 	my $before = $node->safe_psql($db, $count);
 	ok($node->poll_query_until($db, "SELECT ($count) > $before + 100"), 'who go on');
-	$load->signal('TERM');
-	$load->finish;
-	unlike($err, qr/ERROR|aborted/, 'and see no error');
+	end_load($load, "$from to $to");
 	verify_empty($node, "$from to $to, while others ingest: verify() finds no difference", $db);
 	return;
 }

@@ -14,6 +14,7 @@ use warnings;
 
 use Exporter 'import';
 use IO::Uncompress::Gunzip qw($GunzipError);
+use IPC::Run;
 use JSON::PP;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -22,7 +23,8 @@ use Test::More;
 our @EXPORT = qw(
   start_node verify_empty replay_ok replay_sql
   shared_or_skip read_csv read_jsonl
-  quote copy_rows rows_of run_script env_number);
+  quote copy_rows rows_of run_script env_number
+  start_load end_load);
 
 # Starts a server with the extension in database "postgres" and returns its
 # node.  Options: conf => more lines for postgresql.conf; no_extension => 1;
@@ -206,6 +208,41 @@ sub run_script
 	return ($status, $out, $error) if wantarray;
 	die substr($error, 0, 2000) if $status != 0;
 	return $out;
+}
+
+# Sessions that do the same again and again, by pgbench, until end_load().  "scripts":
+# pgbench's own, each perhaps with a weight ("...@9").  Options: db; clients;
+# rate => so many a second, of all of them; as fast as they can without.  Returns
+# when each has begun.
+sub start_load
+{
+	my ($node, $scripts, %option) = @_;
+	my %load = (out => '', err => '');
+	my $clients = $option{clients} // 3;
+	my $db = $option{db} // 'postgres';
+
+	$load{handle} = IPC::Run::start(
+		[
+			$node->installed_command('pgbench'), '-n', '-c', $clients, '-T', '900',
+			(defined $option{rate} ? ('-R', $option{rate}) : ()), (map { ('-f', $_) } @$scripts),
+			$node->connstr($db) . ' application_name=pgbench'
+		],
+		'>', \$load{out}, '2>', \$load{err});
+	$node->poll_query_until($db, "SELECT count(*) = $clients FROM pg_stat_activity WHERE application_name = 'pgbench' AND query <> ''")
+	  or die "pgbench does nothing: $load{err}";
+	return \%load;
+}
+
+# Ends it; none of its sessions may have seen an error.
+sub end_load
+{
+	my ($load, $label) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	$load->{handle}->signal('TERM');
+	$load->{handle}->finish;
+	is($load->{err} =~ s/^(pgbench: (warning|hint)|pgbench \().*\n?//gmr, '', "$label: who ingests sees no error");
+	return;
 }
 
 # A number from the environment, for the sizes and seeds of random tests.
