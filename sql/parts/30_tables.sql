@@ -68,7 +68,7 @@ CREATE TABLE audience.timers (
 );
 CREATE INDEX timers_due_at_idx ON audience.timers (due_at, user_id);
 COMMENT ON TABLE audience.timers IS 'when time alone may next change a user''s memberships (run_due)';
-COMMENT ON COLUMN audience.timers.user_id IS 'whose; without a row nothing can change';
+COMMENT ON COLUMN audience.timers.user_id IS 'whose; time alone changes nothing for a user without a row';
 COMMENT ON COLUMN audience.timers.due_at IS 'the earliest such instant; may come too early, never too late';
 COMMENT ON INDEX audience.timers_due_at_idx IS 'the next ones due';
 

@@ -80,7 +80,7 @@ SELECT s.pid, s.state, s.started_at, s.next_due_at, t.due, audience.now() - t.ol
 FROM audience.scheduler_statistics() s,
 	(SELECT count(*) AS due, min(due_at) AS oldest FROM audience.timers WHERE due_at <= audience.now()) t;
 COMMENT ON VIEW audience.stat_scheduler IS
-	'what the background worker of this database is at; needs shared_preload_libraries';
+	'what the scheduler of this database is at; needs shared_preload_libraries';
 COMMENT ON COLUMN audience.stat_scheduler.pid IS 'its process; null if it is not running';
 COMMENT ON COLUMN audience.stat_scheduler.state IS
 	'"running", "sleeping", "idle: audience.now is set", "idle: a dump is being restored", "idle: timers are replicated" (by a subscription), "backing off" (after an error) or "not running"';
