@@ -88,20 +88,6 @@ aud_compat_json_lexer(const char *text, int len)
 }
 
 /*
- * Is what the lexer has found an escaped character that the database's encoding
- * does not have?  16 has made an error of its own of it; 15 raises it.
- */
-static inline bool
-aud_compat_json_is_untranslatable(JsonParseErrorType error)
-{
-#if PG_VERSION_NUM >= 160000
-	if (error == JSON_UNICODE_UNTRANSLATABLE)
-		return true;
-#endif
-	return error == JSON_UNICODE_HIGH_ESCAPE;
-}
-
-/*
  * Was the match of a regular expression cancelled?  From 16 on pg_regexec
  * raises that itself.
  */

@@ -3,7 +3,7 @@
  * duration_text.c
  *	  Durations as text: SQL intervals without months and years (SPEC 2.3).
  *
- *	  [@] {number unit} [[days] [-]hours:minutes[:seconds]] [number]
+ *	  [@] {number unit [,]} [[days] [-]hours:minutes[:seconds]] [number] [ago]
  *	  P [nW] [nD] [T [nH] [nM] [nS]]
  *
  * A number without a unit counts seconds, as in SQL; numbers may have a sign
@@ -99,6 +99,23 @@ skip_blanks(Reader *reader)
 {
 	while (reader->s < reader->end && strchr(" \t\n\r\f\v", *reader->s) != NULL)
 		reader->s++;
+}
+
+/* Reads what may stand behind a number with its unit: a comma, or "ago" at the end. */
+static void
+skip_to_next(Reader *reader)
+{
+	skip_blanks(reader);
+	if (reader->end - reader->s == 3 && pg_strncasecmp(reader->s, "ago", 3) == 0)
+	{
+		reader->total = -reader->total;
+		reader->s = reader->end;
+	}
+	else if (peek(reader) == ',')
+	{
+		reader->s++;
+		skip_blanks(reader);
+	}
 }
 
 /* Reads digits with a sign and a fraction. */
@@ -314,7 +331,7 @@ aud_duration_parse(const char *s, int len, int64 *result, const char **problem)
 		while (reader.s < reader.end && reader.problem == NULL)
 		{
 			if (read_part(&reader))
-				skip_blanks(&reader);
+				skip_to_next(&reader);
 		}
 	}
 

@@ -37,7 +37,7 @@ typedef struct NodeKey
 } NodeKey;
 
 static const char *const no_keys[] = {NULL};
-static const char *const conditions_keys[] = {"logic", "combinator", "operator", NULL};
+static const char *const conditions_keys[] = {"logic", "combinator", "operator", "op", NULL};
 static const char *const field_keys[] = {"operator", "op", "value", "ci", NULL};
 static const char *const event_keys[] = {
 	"where", "aggregate", "property", "operator", "op", "value", "ci", "window", NULL

@@ -14,6 +14,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/namespace.h"
 #include "common/jsonapi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -155,15 +156,77 @@ malformed(Reader *reader, const char *expected)
 	return false;
 }
 
+/* Does the database's encoding have a character? */
+static bool
+encoding_has(pg_wchar c)
+{
+	Oid			conversion = FindDefaultConversionProc(PG_UTF8, GetDatabaseEncoding());
+	unsigned char utf8[MAX_MULTIBYTE_CHAR_LEN + 1];
+	char		converted[MAX_MULTIBYTE_CHAR_LEN * MAX_CONVERSION_GROWTH + 1];
+	int			len;
+
+	unicode_to_utf8(c, utf8);
+	len = pg_utf_mblen(utf8);
+	return OidIsValid(conversion) &&
+		pg_do_encoding_conversion_buf(conversion, PG_UTF8, GetDatabaseEncoding(), utf8, len,
+									  (unsigned char *) converted, sizeof(converted), true) == len;
+}
+
+/*
+ * Does the next token, if it is a string, escape a character that the database's
+ * encoding does not have?  15's lexer raises an error of its own then, so it is
+ * looked for beforehand; the token is then the lexer's current one.
+ */
+static bool
+escapes_untranslatable(Reader *reader)
+{
+	const char *s = reader->lex->token_terminator;
+	const char *end = reader->text + reader->len;
+	const char *start;
+	pg_wchar	high = 0;		/* the first half of a character in two escapes */
+
+	if (GetDatabaseEncoding() == PG_UTF8)
+		return false;
+	while (s < end && strchr(" \t\n\r", *s) != NULL)
+		s++;
+	start = s;
+	if (s >= end || *s++ != '"')
+		return false;
+	while (s < end && *s != '"')
+	{
+		char		digits[5] = {0};
+		pg_wchar	c;
+
+		if (*s != '\\' || end - s < 6 || s[1] != 'u')
+		{
+			high = 0;
+			s += *s == '\\' ? 2 : 1;
+			continue;
+		}
+		memcpy(digits, s + 2, 4);
+		if (strspn(digits, "0123456789abcdefABCDEF") < 4)
+			return false;		/* which the lexer will say */
+		c = strtoul(digits, NULL, 16);
+		s += 6;
+		if (high != 0 && is_utf16_surrogate_second(c))
+			c = surrogate_pair_to_codepoint(high, c);
+		high = is_utf16_surrogate_first(c) ? c : 0;
+		if (c > 0x7F && !is_utf16_surrogate_first(c) && !is_utf16_surrogate_second(c) && !encoding_has(c))
+		{
+			reader->lex->token_start = reader->lex->input + (start - reader->text);
+			return true;
+		}
+	}
+	return false;
+}
+
 /* Moves to the next token.  False and a failure if there is no valid one. */
 static bool
 next_token(Reader *reader)
 {
 	const char *problem;
-	JsonParseErrorType result;
 
-	result = json_lex(reader->lex);
-	switch (result)
+	switch (escapes_untranslatable(reader) ? JSON_UNICODE_HIGH_ESCAPE : json_lex(reader->lex))
 	{
 		case JSON_SUCCESS:
 			return true;
@@ -183,11 +246,11 @@ next_token(Reader *reader)
 		case JSON_UNICODE_LOW_SURROGATE:
 			problem = "surrogates must come in pairs, high before low";
 			break;
-		default:
-			if (!aud_compat_json_is_untranslatable(result))
-				return malformed(reader, NULL);
+		case JSON_UNICODE_HIGH_ESCAPE:
 			problem = "the encoding has no such character";
 			break;
+		default:
+			return malformed(reader, NULL);
 	}
 	if (reader->literal != NULL)
 		aud_rule_fail(reader->parse, reader->literal,

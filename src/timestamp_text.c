@@ -13,8 +13,9 @@
  * Details that the pattern leaves open: no zone is UTC, and a bare date is its
  * midnight in UTC and takes no zone; hour 24 and second 60 do not exist; a
  * zone is at most 15:59 away, as in PostgreSQL; fractions of any length are
- * rounded to microseconds, halves up; the instant in UTC lies in the years
- * 0001 to 9999, so that what is printed can be read again.
+ * rounded to microseconds just as PostgreSQL does it, so that an event's time is
+ * the same whichever way it comes; the instant in UTC lies in the years 0001 to
+ * 9999, so that what is printed can be read again.
  *
  * Nothing here allocates or raises (aud_timestamp_append: but for the
  * buffer's growth); it may be called from hooks of settings.
@@ -23,11 +24,16 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "utils/datetime.h"
 
 #include "eval.h"
 
 #define MAX_ZONE_HOUR	15
+
+/* digits of a fraction that are looked at: more do not change a float8 but in a tie that is nearly none */
+#define MAX_FRACTION	40
 
 /*
  * Reads exactly "ndigits" digits at *s into *value and moves *s behind them.
@@ -65,6 +71,22 @@ take(const char **s, const char *end, char c)
 }
 
 /*
+ * The digits of a fraction as microseconds, rounded by way of a float8, as
+ * timestamptz_in does it (ParseFractionalSecond).
+ */
+static int
+round_fraction(const char *digits, int ndigits)
+{
+	char		text[MAX_FRACTION + 2];
+
+	ndigits = Min(ndigits, MAX_FRACTION);
+	text[0] = '.';
+	memcpy(text + 1, digits, ndigits);
+	text[ndigits + 1] = '\0';
+	return (int) rint(strtod(text, NULL) * USECS_PER_SEC);
+}
+
+/*
  * Reads HH:MM[:SS[.f...]] at *s into microseconds since midnight, which may
  * be a whole day where the fraction is rounded up.
  */
@@ -85,22 +107,20 @@ read_time(const char **s, const char *end, int64 *result)
 			return false;
 		if (take(s, end, '.'))
 		{
+			const char *digits = *s;
 			int			ndigits = 0;
-			bool		round_up = false;
 
 			for (; *s < end && **s >= '0' && **s <= '9'; (*s)++, ndigits++)
 			{
 				if (ndigits < 6)
 					micros = micros * 10 + (**s - '0');
-				else if (ndigits == 6)
-					round_up = **s >= '5';
 			}
 			if (ndigits == 0)
 				return false;
+			if (ndigits > 6)
+				micros = round_fraction(digits, ndigits);
 			for (; ndigits < 6; ndigits++)
 				micros *= 10;
-			if (round_up)
-				micros++;
 		}
 	}
 	*result = ((int64) (hour * MINS_PER_HOUR + minute) * SECS_PER_MINUTE +

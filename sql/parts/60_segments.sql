@@ -402,7 +402,7 @@ $$ LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_tem
 COMMENT ON FUNCTION audience.segment_diff(text, audience.rule) IS
 	'who would enter and leave if a segment had this rule';
 
-CREATE FUNCTION audience.segment_members_at(id text, at timestamptz) RETURNS SETOF text
+CREATE FUNCTION audience.segment_members_at(id text, at timestamptz) RETURNS TABLE (user_id text)
 AS $$
 DECLARE
 	complete_from timestamptz := (SELECT r.complete_from FROM audience.retention r WHERE r.kind = 'transitions');

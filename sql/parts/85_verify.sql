@@ -340,10 +340,14 @@ DECLARE
 	with_base boolean := EXISTS (
 		SELECT FROM audience.retention r WHERE r.kind = 'events' AND r.complete_from IS NOT NULL);
 BEGIN
-	SELECT string_agg(
-			CASE WHEN a.definition::jsonb ? 'sequence' THEN audience.verify_sequence(a.number, a.definition)
-				ELSE audience.verify_aggregate(a.number, a.definition, with_base) END, ' UNION ALL ')
-	INTO queries FROM audience.aggregates a WHERE a.pending IS NULL;
+	-- in groups: PostgreSQL's stack must be as deep as a UNION is long
+	SELECT string_agg(format('(%s)', g.queries), ' UNION ALL ')
+	INTO queries
+	FROM (SELECT string_agg(
+				CASE WHEN a.definition::jsonb ? 'sequence' THEN audience.verify_sequence(a.number, a.definition)
+					ELSE audience.verify_aggregate(a.number, a.definition, with_base) END, ' UNION ALL ')
+		FROM (SELECT row_number() OVER () AS n, number, definition FROM audience.aggregates WHERE pending IS NULL) a
+		GROUP BY a.n / 100) g (queries);
 	-- over no events
 	SELECT jsonb_object_agg(a.number, CASE WHEN a.definition::jsonb ? 'sequence' THEN 'false' ELSE '0' END::jsonb)
 	INTO defaults FROM audience.aggregates a

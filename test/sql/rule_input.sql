@@ -22,6 +22,7 @@ SELECT r::rule FROM (VALUES
 	('{"conditions":[],"logic":"Any"}'),
 	('{"logic":"none","conditions":[]}'),
 	('{"conditions":[],"operator":"AND"}'),
+	('{"op":"or","conditions":[]}'),
 	('{"all":[{"field":"a","op":"=","value":1},{"field":"a","op":"==","value":1},{"field":"a","operator":"equals","value":1}]}'),
 	('{"all":[{"field":"a","op":"!=","value":1},{"field":"a","op":"<>","value":1}]}'),
 	('{"all":[{"field":"a","op":">","value":1},{"field":"a","op":">=","value":1},{"field":"a","op":"<","value":1},{"field":"a","op":"<=","value":1}]}'),
@@ -58,7 +59,7 @@ SELECT p, ('{"sample":{"seed":"","percent":' || p || '}}')::rule FROM (VALUES ('
 SELECT d, ('{"field":"a","operator":"within_last","value":' || d || '}')::rule::jsonb ->> 'value'
 FROM (VALUES ('"30 days"'), ('"24 hours"'), ('"36:00:00"'), ('"1.5 s"'), ('90'), ('0.000001'), ('"90 min"'), ('"PT36H"'),
 	('"P2W"'), ('"1 12:00"'), ('"1 day -1 us"'), ('"2 weeks 1 day"'), ('"1d2h3m4s"'), ('"@ 10 Minutes"'), ('1e5'),
-	('"0.5 days"'), ('"1500 ms"'), ('" 7  days "'), ('"+1 hour"'), ('"45"'), ('"36600000 days"')) t(d);
+	('"0.5 days"'), ('"1500 ms"'), ('" 7  days "'), ('"+1 hour"'), ('"45"'), ('"36600000 days"'), ('"1 day, 2 hours"'), ('"-1 day -2 hours ago"')) t(d);
 -- whatever intervalstyle is
 SET intervalstyle = sql_standard;
 SELECT '{"field":"a","operator":"within_last","value":"1 day 12:00:00"}'::rule;
@@ -67,6 +68,12 @@ RESET intervalstyle;
 -- timestamps
 SELECT t, ('{"field":"a","operator":"before","value":"' || t || '"}')::rule::jsonb ->> 'value'
 FROM (VALUES ('2026-11-20'), ('2026-11-20 09:38'), ('2026-11-20T09:38:00.1234567+05:30'), ('2026-11-20T09:38:00.500Z')) t(t);
+-- rounded as PostgreSQL rounds them: an event's time is its key, whichever way it comes
+SELECT t FROM (
+	SELECT '2026-11-20T09:38:00.' || CASE n % 3 WHEN 0 THEN lpad(n::text, 6, '0') || '5' WHEN 1 THEN lpad((n * 7919)::text, 9, '0')
+		ELSE lpad((n * 31)::text, 6, '0') || '5' || repeat('0', n % 50) || '1' END || 'Z'
+	FROM generate_series(1, 9999) n) f(t)
+WHERE timestamp_text(t::timestamptz) <> ('{"field":"a","operator":"before","value":"' || t || '"}')::rule::jsonb ->> 'value';
 SET timezone = 'Asia/Tokyo';
 SELECT '{"field":"a","operator":"before","value":"2026-11-20"}'::rule;
 RESET timezone;

@@ -179,7 +179,7 @@ SELECT pg_temp.news();
 SELECT audience.segment_members_at('rich', '2026-02-28T00:00:00Z') ORDER BY 1;
 SELECT audience.segment_members_at('rich', '2026-03-01T12:00:00Z') ORDER BY 1;
 SELECT audience.segment_members_at('rich', '2026-03-02T11:59:59Z') ORDER BY 1;
-SELECT audience.segment_members_at('rich', '2026-03-02T12:00:00Z') ORDER BY 1;
+SELECT user_id FROM audience.segment_members_at('rich', '2026-03-02T12:00:00Z') ORDER BY 1;
 SELECT pg_temp.try($$SELECT audience.segment_members_at('nowhere', '2026-03-02T12:00:00Z')$$);
 
 --

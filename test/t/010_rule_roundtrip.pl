@@ -450,6 +450,23 @@ cmp_ok($states->{invalid}, '>', 0, 'some are errors');
 cmp_ok($states->{true}, '>', 0, 'some are rules');
 close $socket;
 
+# characters that are escaped, and that the database's encoding does not have
+foreach my $encoding (qw(LATIN1 SQL_ASCII))
+{
+	my $db = lc $encoding;
+	$node->safe_psql('postgres', "CREATE DATABASE $db ENCODING '$encoding' LOCALE 'C' TEMPLATE template0");
+	$node->safe_psql($db, 'CREATE EXTENSION audience_manager');
+	my $validate = sub { $node->safe_psql($db, "SELECT * FROM audience.rule_validate(\$\$$_[0]\$\$)") };
+	is($validate->('{"field":"n","operator":"eq","value":"\\u0041\\\\u20ac"}'), 't||', "$encoding: one that it has");
+	is($validate->('{"field":"n","operator":"eq","value":"\\u00fc"}'),
+		$encoding eq 'LATIN1' ? 't||' : 'f|malformed JSON: the encoding has no such character|character 38', "$encoding: one that LATIN1 has");
+	is($validate->(qq({"field":"n","operator":"eq","value":$_})), 'f|malformed JSON: the encoding has no such character|character 38', "$encoding: $_")
+	  foreach '"\u20ac"', '"x\"\u20ac"', '"\ud83d\ude00"';
+	is($validate->('a = 1 AND a = JSON \'{"\\u20ac":1}\''), 'f|malformed JSON in the literal: the encoding has no such character|character 20', "$encoding: in a literal");
+	my (undef, undef, $error) = $node->psql($db, "\\set VERBOSITY verbose\n" . q(SELECT '{"field":"\u20ac","operator":"exists"}'::audience.rule));
+	like($error, qr/22P02: +invalid rule/, "$encoding: as input");
+}
+
 is($node->safe_psql('postgres', 'SELECT 1'), '1', 'the server lives');
 unlike(PostgreSQL::Test::Utils::slurp_file($node->logfile), qr/terminated by signal|TRAP:/, 'and never crashed');
 
