@@ -173,7 +173,7 @@ SELECT pg_temp.course('until WITHIN NEXT ''2 days''', '{"until":"2026-03-04T00:0
 SELECT pg_temp.course('until AFTER NEXT ''2 days''', '{"until":"2026-03-04T00:00:00.000001Z"}');
 SELECT pg_temp.course('until WITHIN LAST ''2 days''', '{"until":"2026-03-01T05:00:00+01:00"}');
 SELECT pg_temp.course('NOT until WITHIN LAST ''2 days''', '{"until":"2026-03-01T05:00:00+01:00"}');
-SELECT pg_temp.course('NOT until WITHIN NEXT 60', '{"until":"2026-03-01 00:00:00.0000005"}');
+SELECT pg_temp.course('NOT until WITHIN NEXT 60', '{"until":"2026-03-01 00:00:00.0000006"}');
 SELECT pg_temp.course('until BEFORE LAST ''2 days''', '{"until":"2026-03-04"}');
 SELECT pg_temp.course('NONE(until AFTER NEXT ''2 days'', until BEFORE LAST 3600)', '{"until":"2026-03-04"}');
 SELECT pg_temp.course('dates WITHIN NEXT ''1 day''', '{"dates":["2026-03-03", "x", null, ["2026-03-09"], 7, "2026-03-07", {"d":"2026-03-09"}]}');
