@@ -52,7 +52,8 @@ sub crash
 
 my $done = q{SELECT count(DISTINCT user_id) FROM audience.transitions WHERE reason = 'expired'};
 
-my $session = start_statements(map { 'SELECT audience.run_due(50);' } 1 .. 60);
+# as long between the batches as in them, or all are done before we have seen some
+my $session = start_statements(map { ('SELECT audience.run_due(50);', 'SELECT pg_sleep(0.01);') } 1 .. 95);
 $node->poll_query_until('postgres', "SELECT ($done) >= 300") or die 'nobody is done';
 crash($session);
 my $after = $node->safe_psql('postgres', $done);

@@ -32,17 +32,27 @@ BEGIN
 END $$ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
 CREATE TRIGGER note_run AFTER DELETE ON audience.timers FOR EACH ROW EXECUTE FUNCTION public.note_run();
 SQL
-my $began = time();
-$node->safe_psql('postgres', set_timers("SELECT 'u' || i, now() + i * interval '2 ms' FROM generate_series(1, 1000) i"));
-wait_for($node, '1,000 timers over two seconds are run', 'SELECT count(*) FROM public.ran', is => 1000);
-cmp_ok(time() - $began, '<', 6, 'without delay');
-is($node->safe_psql('postgres', "SELECT max(late) < '1 s' AND min(late) >= '0' FROM public.ran"), 't', 'each within a second, none before its time');
-note 'late: ' . $node->safe_psql('postgres', 'SELECT percentile_disc(ARRAY[0.5, 0.95, 1]) WITHIN GROUP (ORDER BY late) FROM public.ran');
-wait_for($node, 'and counted', "SELECT done, due, state FROM audience.stat_scheduler", is => '1000|0|sleeping');
+# How late those were run that have been since this was asked for the last time:
+# the most, in seconds.
+sub most_late
+{
+	return $node->safe_psql('postgres', 'WITH new AS (DELETE FROM public.ran RETURNING late) SELECT extract(epoch FROM max(late)) FROM new');
+}
+my $done = 0;
+in_time(1, 'each within a second', sub {
+	$node->safe_psql('postgres', set_timers("SELECT 'u' || i, now() + i * interval '2 ms' FROM generate_series(1, 1000) i"));
+	wait_for($node, '1,000 timers over two seconds are run', 'SELECT count(*) FROM public.ran', is => 1000);
+	$done += 1000;
+	is($node->safe_psql('postgres', "SELECT min(late) >= '0' FROM public.ran"), 't', 'none before its time');
+	note 'late: ' . $node->safe_psql('postgres', 'SELECT percentile_disc(ARRAY[0.5, 0.95, 1]) WITHIN GROUP (ORDER BY late) FROM public.ran');
+	return most_late();
+});
+wait_for($node, 'and counted', "SELECT done, due, state FROM audience.stat_scheduler", is => "$done|0|sleeping");
 
 # more than a batch at once
 $node->safe_psql('postgres', set_timers("SELECT 'b' || i, now() FROM generate_series(1, 3500) i"));
-wait_for($node, 'more than a batch at once', 'SELECT done FROM audience.stat_scheduler', is => 4500, within => 15);
+$done += 3500;
+wait_for($node, 'more than a batch at once', 'SELECT done FROM audience.stat_scheduler', is => $done, within => 15);
 
 #
 # word of a timer
@@ -51,17 +61,27 @@ $node->safe_psql('postgres', set_timers("SELECT 'far', now() + interval '1 day'"
 wait_for($node, 'it sleeps until the next', "SELECT next_due_at > now() + interval '23 hours' FROM audience.stat_scheduler");
 my $soon = "SELECT 'soon', clock_timestamp() + interval '0.3 s'";
 my $gone = "SELECT NOT EXISTS (SELECT FROM audience.timers WHERE user_id = 'soon')";
-$node->safe_psql('postgres', set_timers($soon));
-wait_for($node, 'a commit of an earlier one wakes it', $gone, within => 15);
-is($node->safe_psql('postgres', "SELECT late < '1 s' FROM public.ran WHERE user_id = 'soon'"), 't', 'within a second');
+most_late();
+in_time(1, 'within a second', sub {
+	$node->safe_psql('postgres', set_timers($soon));
+	wait_for($node, 'a commit of an earlier one wakes it', $gone, within => 15);
+	$done++;
+	return most_late();
+});
 
 my $session = $node->background_psql('postgres');
-$session->query_safe('BEGIN');
-$session->query_safe(set_timers("SELECT 'soon', clock_timestamp()"));
-$session->query_safe('SELECT pg_sleep(0.5)');
-$session->query_safe('COMMIT');
-wait_for($node, 'a long transaction with a timer that is due when it ends', $gone, within => 15);
-is($node->safe_psql('postgres', "SELECT count(*) FROM public.ran WHERE user_id = 'soon' AND late BETWEEN '0.4 s' AND '1.5 s'"), 1, 'at once');
+in_time(1.5, 'at once', sub {
+	$session->query_safe('BEGIN');
+	$session->query_safe(set_timers("SELECT 'soon', clock_timestamp()"));
+	$session->query_safe('SELECT pg_sleep(0.5)');
+	$session->query_safe('COMMIT');
+	wait_for($node, 'a long transaction with a timer that is due when it ends', $gone, within => 15);
+	$done++;
+	my $late = most_late();
+	cmp_ok($late, '>=', 0.4, 'is run when it has ended');
+	return $late;
+});
+wait_for($node, 'all are counted', 'SELECT done FROM audience.stat_scheduler', is => $done);
 
 $session->query_safe('BEGIN');
 $session->query_safe('SAVEPOINT a');
@@ -71,7 +91,7 @@ $session->query_safe('COMMIT');
 $session->query_safe('BEGIN');
 $session->query_safe(set_timers($soon));
 $session->query_safe('ROLLBACK');
-is($node->safe_psql('postgres', 'SELECT done FROM audience.stat_scheduler'), 4502, 'rolled back: nothing');
+is($node->safe_psql('postgres', 'SELECT done FROM audience.stat_scheduler'), $done, 'rolled back: nothing');
 
 $session->query_safe('BEGIN');
 $session->query_safe(set_timers("SELECT 'soon', clock_timestamp()"));
@@ -102,10 +122,11 @@ wait_state($node, 'sleeping', 'the scheduler is back', within => 15);
 $session = $node->background_psql('postgres');
 
 # a user that others have locked waits, and holds up nobody
-$node->safe_psql('postgres', set_timers("SELECT 'held', now() + interval '0.5 s'"));
+$node->safe_psql('postgres', "SELECT audience.profile_set('held', '{}')");
 $session->query_safe('BEGIN');
 $session->query_safe("SELECT FROM audience.profiles WHERE user_id = 'held' FOR UPDATE");
-$node->safe_psql('postgres', set_timers("SELECT 'soon', now() + interval '0.7 s'"));
+$node->safe_psql('postgres', "INSERT INTO audience.timers VALUES ('held', now())");
+$node->safe_psql('postgres', set_timers($soon));
 wait_for($node, 'beside one that is locked', $gone, within => 15);
 is($node->safe_psql('postgres', 'SELECT due FROM audience.stat_scheduler'), 1, 'which is still due');
 is($node->safe_psql('postgres', "SELECT lag > '0' FROM audience.stat_scheduler"), 't', 'and has waited');
@@ -124,7 +145,7 @@ $node->reload;
 #
 # audience.now
 #
-my $pid = scheduler_field($node, 'pid');
+$pid = scheduler_field($node, 'pid');
 $node->safe_psql('postgres', "ALTER DATABASE postgres SET audience.now = '2026-06-01T00:00:00Z'");
 wait_state($node, 'idle: audience.now is set', 'where time is set, it is idle', within => 15);
 isnt(scheduler_field($node, 'pid'), $pid, 'having started anew');
@@ -148,13 +169,16 @@ $node->safe_psql('postgres', 'CREATE DATABASE other');
 $node->safe_psql('other', 'CREATE EXTENSION audience_manager; CREATE ROLE reader LOGIN; CREATE ROLE watcher LOGIN; GRANT pg_read_all_stats TO watcher');
 $node->safe_psql('other', "SELECT audience.grant_access('reader', 'read'), audience.grant_access('watcher', 'read')");
 wait_state($node, 'sleeping', 'a second database', db => 'other', within => 15);
+my $began = $node->safe_psql('other', 'SELECT clock_timestamp()');
 replace_run_due($node, 'other', q{RAISE EXCEPTION 'no luck with user %', 'müller'});
 $node->safe_psql('other', set_timers("SELECT 'soon', now()"));
 wait_state($node, 'backing off', 'an error', db => 'other', within => 15);
 wait_for($node, 'and again', 'SELECT errors > 1 FROM audience.stat_scheduler', db => 'other', within => 15);
-is($node->safe_psql('other', "SELECT last_error, last_error_at BETWEEN now() - interval '3 s' AND now(), due FROM audience.stat_scheduler"),
+is($node->safe_psql('other', "SELECT last_error, last_error_at BETWEEN '$began' AND now(), due FROM audience.stat_scheduler"),
 	'no luck with user müller|t|1', 'the view shows it');
-cmp_ok(scheduler_field($node, 'errors', 'other'), '<', 4, 'not too often');
+# a second passes after the first, two after the next, and so on
+my $errors = scheduler_field($node, 'errors', 'other');
+cmp_ok($node->safe_psql('other', "SELECT extract(epoch FROM clock_timestamp() - '$began')"), '>=', 2**($errors - 1) - 1, 'not too often');
 is($node->safe_psql('other', 'SELECT last_error FROM audience.stat_scheduler', extra_params => [ '-U', 'reader' ]),
 	'<insufficient privilege>', 'but not to everybody');
 is($node->safe_psql('other', 'SELECT last_error FROM audience.stat_scheduler', extra_params => [ '-U', 'watcher' ]),
@@ -166,16 +190,17 @@ wait_for($node, 'the first database goes on', $gone, within => 15);
 is(scheduler_field($node, 'errors'), 0, 'and has no error');
 restore_run_due($node, 'other');
 wait_for($node, 'repaired, it goes on', 'SELECT done, due, state FROM audience.stat_scheduler', db => 'other', is => '1|0|sleeping');
-my $errors = scheduler_field($node, 'errors', 'other');
-like($errors, qr/^[2-5]$/, 'the count of errors stays');
+cmp_ok(scheduler_field($node, 'errors', 'other'), '>=', $errors, 'the count of errors stays');
+$errors = scheduler_field($node, 'errors', 'other');
 
 # a reload is reason to try at once
 replace_run_due($node, 'other', q{RAISE EXCEPTION 'again'});
 $node->safe_psql('other', set_timers("SELECT 'soon', now()"));
-wait_for($node, 'an error backs off', "SELECT errors > $errors AND state = 'backing off' FROM audience.stat_scheduler", db => 'other');
+# until it would wait for four seconds
+wait_for($node, 'an error backs off', "SELECT errors > $errors + 2 AND state = 'backing off' FROM audience.stat_scheduler", db => 'other');
 restore_run_due($node, 'other');
 $node->reload;
-wait_state($node, 'sleeping', 'a reload ends that', db => 'other', within => 3);
+wait_state($node, 'sleeping', 'a reload ends that', db => 'other', within => 2);
 
 #
 # whose rights it has: the extension's owner's, also when it commits
@@ -204,7 +229,8 @@ $node->safe_psql('other', set_timers("SELECT 'soon', now()"));
 wait_for($node, 'it works for an owner who is no superuser', 'SELECT done, errors FROM audience.stat_scheduler', db => 'other', is => '1|0', within => 15);
 is($node->safe_psql('other', 'SELECT moment, who FROM audience.saw ORDER BY 1'), "at_once|keeper\ndeferred|keeper", 'with no more rights than that');
 
+# who does not notice sleeps for a minute
 $began = time();
 $node->stop('fast');
-cmp_ok(time() - $began, '<', 5, 'shutdown is prompt');
+cmp_ok(time() - $began, '<', 30, 'shutdown is prompt');
 done_testing();

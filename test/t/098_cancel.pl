@@ -1,11 +1,12 @@
 # Whatever the engine is at, statement_timeout and a cancel are answered within
-# 100 ms: each kind of long work is begun, interrupted at moments all over its
-# course, and what passes until the error is measured.
+# 100 ms, or on a slow machine within what it takes to count to half a million:
+# each kind of long work is begun, interrupted at moments all over its course, and
+# what passes until the error is measured.
 #
 # Machines are busy with other things, too.  So a moment that is answered late is
 # tried again up to four times; a loop without CHECK_FOR_INTERRUPTS is late each
-# time.  That, and a median above the bound, is a failure; what was late once is
-# noted.
+# time.  That, and a median above the bound (of more than one), is a failure; what
+# was late once is noted.
 #
 # AUD_CANCEL_TRIES is how many moments there are of each work, AUD_CANCEL_SCALE
 # how much larger than usual it is, AUD_TEST_SEED where the moments begin.
@@ -26,7 +27,6 @@ use Time::HiRes qw(time sleep);
 my $tries = env_number('AUD_CANCEL_TRIES', 2);
 my $scale = env_number('AUD_CANCEL_SCALE', 1);
 my $seed = env_number('AUD_TEST_SEED', 1);
-my $bound = 100;
 srand($seed);
 note("AUD_TEST_SEED=$seed AUD_CANCEL_TRIES=$tries AUD_CANCEL_SCALE=$scale");
 
@@ -127,6 +127,8 @@ my @works = (
 my @only = split /;/, $ENV{AUD_CANCEL_ONLY} // '';
 
 my $session = AudSession->new($node);
+my $bound = int max(100, min(map { $session->must('EXPLAIN (ANALYZE, TIMING OFF) SELECT count(*) FROM generate_series(1, 500000)') =~ /Execution Time: ([0-9.]+) ms/ } 1 .. 3));
+note("to be answered within $bound ms");
 $session->must(q{SELECT audience.segment_create('refreshed', 'country > 1', refresh => 'later')});
 my $holder = AudSession->new($node);
 
@@ -255,7 +257,7 @@ sub measure
 	@latencies = sort { $a <=> $b } @latencies;
 	my $median = @latencies ? $latencies[ $#latencies / 2 ] : 0;
 	push @table, [ $name, $took, scalar @latencies, $median, $latencies[-1] // 0 ];
-	push @late, "the median is $median ms" if $median > $bound;
+	push @late, "the median is $median ms" if $median > $bound && @latencies > 1;
 	# one that is over before can be no later
 	push @wrong, 'was never cancelled' if !@latencies && $took > $bound;
 	is(join('; ', @wrong, @late), '', "$name: a cancel is answered within $bound ms");

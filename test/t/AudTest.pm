@@ -212,7 +212,8 @@ sub run_script
 
 # Sessions that do the same again and again, by pgbench, until end_load().  "scripts":
 # pgbench's own, each perhaps with a weight ("...@9").  Options: db; clients;
-# rate => so many a second, of all of them; as fast as they can without.  Returns
+# rate => so many a second, of all of them; as fast as they can without; log =>
+# prefix of pgbench's logs, which lack the end of the last line or lines.  Returns
 # when each has begun.
 sub start_load
 {
@@ -224,7 +225,8 @@ sub start_load
 	$load{handle} = IPC::Run::start(
 		[
 			$node->installed_command('pgbench'), '-n', '-c', $clients, '-T', '900',
-			(defined $option{rate} ? ('-R', $option{rate}) : ()), (map { ('-f', $_) } @$scripts),
+			(defined $option{rate} ? ('-R', $option{rate}) : ()),
+			(defined $option{log} ? ('-l', "--log-prefix=$option{log}") : ()), (map { ('-f', $_) } @$scripts),
 			$node->connstr($db) . ' application_name=pgbench'
 		],
 		'>', \$load{out}, '2>', \$load{err});

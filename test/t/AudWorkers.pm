@@ -1,7 +1,8 @@
 # AudWorkers: what the tests of the background workers share.
 #
 # Waits are polls with a deadline, never sleeps of a fixed length, but where
-# that something does not happen is what is tested.
+# that something does not happen is what is tested.  A deadline is a number of
+# polls: they take longer where all else does, and clocks may leap.
 package AudWorkers;
 
 use strict;
@@ -11,10 +12,10 @@ use Exporter 'import';
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(time sleep);
+use Time::HiRes qw(sleep);
 
 our @EXPORT = qw(
-  worker_conf set_timers scheduler_field wait_for wait_state scheduler_pids
+  worker_conf set_timers scheduler_field wait_for wait_state wait_log in_time scheduler_pids
   replace_run_due restore_run_due);
 
 # Lines for postgresql.conf of a server with workers.
@@ -68,21 +69,20 @@ sub scheduler_field
 	return $out // '';
 }
 
-# Polls until a query gives the value (default t), for at most so many seconds;
-# an assertion of that name.
+# Polls until a query gives the value (default t), for about so many seconds at
+# most; an assertion of that name.
 sub wait_for
 {
 	my ($node, $name, $sql, %option) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my $expected = $option{is} // 't';
-	my $until = time() + ($option{within} // 20);
 	my $out;
 
-	while (1)
+	foreach (0 .. ($option{within} // 20) / 0.05)
 	{
+		sleep 0.05 if $_ > 0;
 		(undef, $out) = $node->psql($option{db} // 'postgres', $sql);
-		last if (defined $out && $out eq $expected) || time() > $until;
-		sleep 0.05;
+		last if defined $out && $out eq $expected;
 	}
 	return is($out, $expected, $name);
 }
@@ -93,6 +93,41 @@ sub wait_state
 	my ($node, $state, $name, %option) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	return wait_for($node, $name, 'SELECT state FROM audience.stat_scheduler', %option, is => $state);
+}
+
+# Polls until the server's log has something, for about so many seconds at most.
+sub wait_log
+{
+	my ($node, $pattern, $name, %option) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $log = slurp_file($node->logfile);
+
+	foreach (1 .. ($option{within} // 20) / 0.1)
+	{
+		last if $log =~ $pattern;
+		sleep 0.1;
+		$log = slurp_file($node->logfile);
+	}
+	return like($log, $pattern, $name);
+}
+
+# What code gives is less than a bound: how many seconds something was late, or
+# how much it took.  Machines are busy with other things, and their clocks leap;
+# so it is tried again, up to four times in all.  What is late by itself is late
+# each time.
+sub in_time
+{
+	my ($bound, $name, $code) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $got;
+
+	foreach (1 .. 4)
+	{
+		$got = $code->();
+		last if $got < $bound;
+		note("$name: $got, try $_");
+	}
+	return cmp_ok($got, '<', $bound, $name);
 }
 
 # The processes of schedulers, of one database or all.
