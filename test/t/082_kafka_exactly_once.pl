@@ -72,10 +72,9 @@ sub write_by_sql
 			"BEGIN; $kept SAVEPOINT s; $lost ROLLBACK TO s; SELECT pg_sleep(0.3); COMMIT;",
 			"BEGIN; SAVEPOINT s; $kept RELEASE s; SELECT audience.profile_set('$user', '{\"flag\":$flag}'); COMMIT;",
 			"DO \$\$ BEGIN PERFORM pg_sleep(0.1); $lost RAISE EXCEPTION 'no'; END \$\$;" =~ s/ SELECT / PERFORM /r)[ $n % 5 ];
-		# it dies where psql ends before it has read its input
-		my ($status) = eval { $node->psql('postgres', "SET synchronous_commit = on; $sql", on_error_stop => 1) };
+		my ($status) = try_psql($node, 'postgres', "SET synchronous_commit = on; $sql", on_error_stop => 1);
 
-		print $file "$n\n" if defined $status && $status == 0 && $sql =~ m{sql/kept};
+		print $file "$n\n" if $status == 0 && $sql =~ m{sql/kept};
 		sleep 0.05;
 	}
 	close $file;
@@ -93,8 +92,8 @@ sub ask
 
 	while (1)
 	{
-		my ($status, $out) = eval { $node->psql('postgres', $sql) };
-		return $out if defined $status && $status == 0;
+		my ($status, $out) = try_psql($node, 'postgres', $sql);
+		return $out if $status == 0;
 		die "no answer to $sql" if time() > $until;
 		sleep 0.1;
 	}

@@ -176,7 +176,7 @@ sub disturb
 	while (time < $until)
 	{
 		my $what = rand() < 0.5 ? 'pg_cancel_backend' : 'pg_terminate_backend';
-		$node->psql('postgres', "SELECT $what(pid) FROM pg_stat_activity WHERE backend_type = 'client backend' AND datname = '$db' ORDER BY random() LIMIT 1");
+		try_psql($node, 'postgres', "SELECT $what(pid) FROM pg_stat_activity WHERE backend_type = 'client backend' AND datname = '$db' ORDER BY random() LIMIT 1");
 		sleep rand(0.1);
 	}
 	return;
@@ -201,7 +201,7 @@ sub wait_connect
 {
 	foreach (1 .. 1200)
 	{
-		my ($status, $out) = $node->psql($db, 'SELECT pg_is_in_recovery()');
+		my ($status, $out) = try_psql($node, $db, 'SELECT pg_is_in_recovery()');
 		return 1 if $status == 0 && $out eq 'f';
 		sleep 0.05;
 	}
@@ -323,7 +323,7 @@ sub run_round
 	}
 	if ($checkpoint)
 	{
-		$node->psql('postgres', 'CHECKPOINT');
+		try_psql($node, 'postgres', 'CHECKPOINT');
 		sleep rand(0.02);
 	}
 

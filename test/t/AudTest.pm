@@ -24,7 +24,7 @@ our @EXPORT = qw(
   start_node verify_empty replay_ok replay_sql
   shared_or_skip read_csv read_jsonl
   quote copy_rows rows_of run_script env_number
-  start_load end_load);
+  try_psql start_load end_load);
 
 # Starts a server with the extension in database "postgres" and returns its
 # node.  Options: conf => more lines for postgresql.conf; no_extension => 1;
@@ -208,6 +208,18 @@ sub run_script
 	return ($status, $out, $error) if wantarray;
 	die substr($error, 0, 2000) if $status != 0;
 	return $out;
+}
+
+# As $node->psql, where the server may go down or come up: the status is 2, too, where
+# psql has ended before it had read the statement.
+sub try_psql
+{
+	my ($node, $db, $sql, %option) = @_;
+	my @result = eval { $node->psql($db, $sql, %option) };
+
+	return @result if @result;
+	die $@ unless $@ =~ /Broken pipe/;
+	return (2, '', $@);
 }
 
 # Sessions that do the same again and again, by pgbench, until end_load().  "scripts":

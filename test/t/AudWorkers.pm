@@ -8,6 +8,7 @@ package AudWorkers;
 use strict;
 use warnings;
 
+use AudTest;
 use Exporter 'import';
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -65,7 +66,7 @@ SQL
 sub scheduler_field
 {
 	my ($node, $column, $db) = @_;
-	my (undef, $out) = $node->psql($db // 'postgres', "SELECT $column FROM audience.stat_scheduler");
+	my (undef, $out) = try_psql($node, $db // 'postgres', "SELECT $column FROM audience.stat_scheduler");
 	return $out // '';
 }
 
@@ -81,7 +82,7 @@ sub wait_for
 	foreach (0 .. ($option{within} // 20) / 0.05)
 	{
 		sleep 0.05 if $_ > 0;
-		(undef, $out) = $node->psql($option{db} // 'postgres', $sql);
+		(undef, $out) = try_psql($node, $option{db} // 'postgres', $sql);
 		last if defined $out && $out eq $expected;
 	}
 	return is($out, $expected, $name);
