@@ -6,7 +6,8 @@
  *
  * What is derived is implied by the rule, so "derived AND rule" is the rule,
  * for rows that are null, too, and under NOT.  Where it is the rule itself
- * (is_exact) and each column is tested for null, it can take the rule's place.
+ * (is_exact) and each column is tested for null, it can take the rule's place;
+ * without these tests where only rows that it is true for count.
  * What a column's value means to a rule is not always what its type's operators
  * see, so only these are used:
  *
@@ -528,10 +529,12 @@ test_null(const Var *var)
 
 /*
  * Conditions on the column that a positive leaf names alone; NIL: none.
- * "estimating": its own, as near as can be.  "exact" as for aud_row_quals.
+ * "estimating": its own, as near as can be.  "filters" and "exact" as for
+ * aud_row_quals.
  */
 static List *
-leaf_quals(const AudRule *rule, const AudNode *leaf, Var *var, bool estimating, bool *exact)
+leaf_quals(const AudRule *rule, const AudNode *leaf, Var *var, bool estimating, bool filters,
+		   bool *exact)
 {
 	Column		column;
 	List	   *quals;
@@ -543,7 +546,7 @@ leaf_quals(const AudRule *rule, const AudNode *leaf, Var *var, bool estimating, 
 	if (exact != NULL)
 	{
 		*exact &= is_exact(&column, leaf, quals);
-		if (*exact)
+		if (*exact && !filters)
 			quals = lappend(quals, test_null(var));
 	}
 	return quals;
@@ -559,7 +562,7 @@ aud_row_leaf_quals(const AudRowOperand *operand, const AudRule *rule,
 
 	/* offsets count from the rule, so a copy of the node does as well */
 	positive.flags &= ~AUD_NEGATED;
-	return var == NULL ? NIL : leaf_quals(rule, &positive, var, true, NULL);
+	return var == NULL ? NIL : leaf_quals(rule, &positive, var, true, false, NULL);
 }
 
 /* Does a table have a GIN index with this column? */
@@ -637,7 +640,7 @@ field_quals(const AudRowOperand *operand, const AudRule *rule,
 	if (var == NULL)
 		return NIL;
 	if (AUD_NODE_PATH(rule, leaf)->nsteps == 1)
-		return leaf_quals(rule, leaf, var, false, exact);
+		return leaf_quals(rule, leaf, var, false, operand->filters, exact);
 	if (exact != NULL)
 		*exact = false;
 	return jsonb_quals(operand, rule, leaf, var, match);

@@ -32,6 +32,7 @@ typedef struct AudRowOperand
 	const Var  *whole_row;		/* or */
 	const RowExpr *row;
 	Oid			relid;			/* of whole_row */
+	bool		filters;		/* null is as good as false to whoever asks */
 } AudRowOperand;
 
 extern bool aud_row_operand_init(AudRowOperand *operand, PlannerInfo *root,
@@ -41,8 +42,9 @@ extern bool aud_row_operand_init(AudRowOperand *operand, PlannerInfo *root,
  * Conditions on columns, in implicit AND, that the subtree implies for the
  * row; NIL if none.  "match" is the operator jsonb |= rule.  With "exact", which
  * is to be true at first, they are to take the subtree's place: for a row that
- * is not null itself they are true or false, as the subtree is; or else *exact
- * becomes false, and they are of no use.
+ * is not null itself they are true or false, as the subtree is (with "filters",
+ * null instead of false, too); or else *exact becomes false, and they are of no
+ * use.
  */
 extern List *aud_row_quals(const AudRowOperand *operand, const AudRule *rule,
 						   const AudNode *node, Oid match, bool *exact);

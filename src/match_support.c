@@ -252,6 +252,75 @@ derive_index_conditions(SupportRequestIndexCondition *request)
 	return conditions;
 }
 
+/* calls to be counted */
+typedef struct CallCount
+{
+	const FuncExpr *call;		/* those of the same function and arguments */
+	int			n;
+} CallCount;
+
+/* Is a node the same call, as a function or by the operator? */
+static bool
+is_same_call(const Node *node, const FuncExpr *call)
+{
+	if (IsA(node, OpExpr))
+		return get_opcode(((const OpExpr *) node)->opno) == call->funcid &&
+			equal(((const OpExpr *) node)->args, call->args);
+	return IsA(node, FuncExpr) && ((const FuncExpr *) node)->funcid == call->funcid &&
+		equal(((const FuncExpr *) node)->args, call->args);
+}
+
+/* Counts the same calls in a query or expression; for the walkers. */
+static bool
+count_calls(Node *node, CallCount *count)
+{
+	if (node == NULL)
+		return false;
+	if (is_same_call(node, count->call))
+		count->n++;
+	if (IsA(node, Query))
+		return query_tree_walker((Query *) node, count_calls, count, 0);
+	return expression_tree_walker(node, count_calls, count);
+}
+
+/*
+ * Does a call decide which rows a query goes on with, and nothing else?  Then null
+ * is as good as false.  That is so where it is one of the conditions that WHERE
+ * joins by AND, over tables that are joined by nothing but their list, and stands
+ * nowhere else in the query: what sees rows after WHERE, as RETURNING and grouping
+ * sets do, may see others.
+ */
+static bool
+only_filters(const PlannerInfo *root, const FuncExpr *call)
+{
+	const Query *query = root == NULL ? NULL : root->parse;
+	CallCount	count = {call, 0};
+	Node	   *where;
+	ListCell   *cell;
+	bool		found = false;
+
+	if (query == NULL || query->jointree == NULL || query->jointree->quals == NULL ||
+		(query->commandType != CMD_SELECT && query->commandType != CMD_UPDATE && query->commandType != CMD_DELETE))
+		return false;
+	foreach(cell, query->jointree->fromlist)
+	{
+		if (!IsA(lfirst(cell), RangeTblRef))
+			return false;
+	}
+	where = query->jointree->quals;
+	if (is_andclause(where))
+	{
+		foreach(cell, ((BoolExpr *) where)->args)
+			found |= is_same_call(lfirst(cell), call);
+	}
+	else
+		found = is_same_call(where, call);
+	if (!found)
+		return false;
+	(void) query_tree_walker(unconstify(Query *, query), count_calls, &count, 0);
+	return count.n == 1;
+}
+
 /*
  * Answers a request for something simpler than row |= rule: conditions on
  * columns, AND row_recheck(row, rule) unless they say it all.  NULL if the rule
@@ -277,6 +346,10 @@ simplify_row_match(SupportRequestSimplify *request)
 		return NULL;
 	row = list_nth(call->args, 1 - position);
 	if (!aud_row_operand_init(&operand, request->root, row))
+		return NULL;
+	operand.filters = only_filters(request->root, call);
+	/* sets that do not group by the row make it null, but not its columns */
+	if (operand.whole_row != NULL && request->root->parse->groupingSets != NIL && !operand.filters)
 		return NULL;
 	match = OpernameGetOprid(name_beside(call->funcid, "|="), JSONBOID, rule_type);
 	if (!aud_row_may_be_null(&operand, request->root))

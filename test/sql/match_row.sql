@@ -108,6 +108,15 @@ EXPLAIN (COSTS OFF) SELECT * FROM fact f WHERE f |= 'name = ''a'' AND (small BET
 EXPLAIN (COSTS OFF) SELECT * FROM fact f WHERE NOT f |= 'big > 5000000000000';
 EXPLAIN (COSTS OFF) SELECT * FROM fact f WHERE f |= 'sum > 5 AND small = 1';
 EXPLAIN (COSTS OFF) SELECT * FROM fact f WHERE f |= 'blind = ''a''';
+-- null is as good as false to WHERE
+EXPLAIN (COSTS OFF) SELECT id FROM fact f WHERE f |= 'name = ''a''';
+EXPLAIN (COSTS OFF) UPDATE fact f SET small = 1 FROM generate_series(1, 2) n WHERE n = f.id AND f |= 'small = 2 OR code = ''c1'''  RETURNING id;
+EXPLAIN (COSTS OFF) SELECT id FROM fact f WHERE f |= 'small = 1' OR id = 3;
+EXPLAIN (COSTS OFF) SELECT f |= 'small = 1' FROM fact f WHERE f |= 'small = 1';
+EXPLAIN (COSTS OFF) SELECT f.id FROM fact f JOIN fact g ON f |= 'small = 1' AND g.id = f.id;
+WITH u AS (UPDATE fact f SET small = NULL WHERE f |= 'small = 1' RETURNING f |= 'small = 1' AS r, id) SELECT r, count(*) FROM u GROUP BY r;
+UPDATE fact SET small = 1 WHERE id % 5 = 1;
+SELECT f |= 'small = 1', count(*) FROM fact f WHERE f |= 'small = 1' GROUP BY GROUPING SETS ((f), ()) ORDER BY 2, 1;
 EXPLAIN (COSTS OFF, VERBOSE) SELECT f |= 'small = 1' FROM (VALUES (1), (2)) v(n) LEFT JOIN fact f ON f.id = v.n;
 DO $$
 DECLARE
@@ -121,6 +130,8 @@ BEGIN
         'SELECT string_agg(coalesce((f %1$s)::text, ''null'') || coalesce((NOT f %1$s)::text, ''null''), '' '' ORDER BY id) FROM fact f',
         'SELECT string_agg(coalesce((f %1$s)::text, ''null''), '' '' ORDER BY n) FROM generate_series(0, 41) v(n) LEFT JOIN fact f ON f.id = v.n',
         'SELECT coalesce(string_agg(id::text, '' '' ORDER BY id), ''none'') FROM fact f WHERE f %1$s',
+        'SELECT coalesce(string_agg(id::text, '' '' ORDER BY id), ''none'') FROM fact f, generate_series(1, 2) n WHERE n = 2 AND (f %1$s) AND f.id > 3',
+        'SELECT coalesce(string_agg(id::text, '' '' ORDER BY id), ''none'') FROM fact f WHERE f %1$s AND (NOT f %1$s) IS NOT TRUE',
         'SELECT coalesce(string_agg(n::text, '' '' ORDER BY n), ''none'') FROM generate_series(0, 41) v(n) LEFT JOIN fact f ON f.id = v.n WHERE NOT f %1$s']
     LOOP
         FOR condition IN
