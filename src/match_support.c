@@ -349,7 +349,8 @@ simplify_row_match(SupportRequestSimplify *request)
 		return NULL;
 	operand.filters = only_filters(request->root, call);
 	/* sets that do not group by the row make it null, but not its columns */
-	if (operand.whole_row != NULL && request->root->parse->groupingSets != NIL && !operand.filters)
+	if (operand.whole_row != NULL && !operand.filters &&
+		(request->root == NULL || request->root->parse->groupingSets != NIL))
 		return NULL;
 	match = OpernameGetOprid(name_beside(call->funcid, "|="), JSONBOID, rule_type);
 	if (!aud_row_may_be_null(&operand, request->root))
