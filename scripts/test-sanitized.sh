@@ -24,8 +24,8 @@
 #
 # Before the tests the server has to report errors that test/sanitize/probe.c
 # makes on purpose.  Then whatever is reported, by any process at any time, is
-# shown and counts as a failed test, but for what test/sanitize/known lists.  The last line and the exit status are
-# otherwise those of scripts/test.sh.
+# shown and counts as a failed test, but for what test/sanitize/known lists.  The
+# last line and the exit status are otherwise those of scripts/test.sh.
 
 set -euo pipefail
 # shellcheck source=scripts/lib.sh

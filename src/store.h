@@ -73,7 +73,7 @@ typedef enum AudStatement
 
 /*
  * Plans a query once and keeps the plan: *plan, NULL at first.  Connected to SPI.
- * "options": CURSOR_OPT_...  For queries that are needed in one place only.
+ * "options": CURSOR_OPT_...
  */
 extern PGDLLEXPORT SPIPlanPtr aud_store_plan(SPIPlanPtr *plan, const char *query,
 											 int nargs, const Oid *types, int options);

@@ -32,7 +32,7 @@
 
 #define MAX_ZONE_HOUR	15
 
-/* digits of a fraction that are looked at: more do not change a float8 but in a tie that is nearly none */
+/* digits of a fraction that are looked at; what follows hardly ever changes a float8 */
 #define MAX_FRACTION	40
 
 /*

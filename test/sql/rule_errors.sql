@@ -92,7 +92,7 @@ SELECT op, v, e.location, e.error FROM (VALUES
 	('exists', '1'), ('not_exists', 'true'), ('is_empty', 'true'), ('not_empty', 'null'),
 	('before', '"2026-13-01"'), ('before', '"now"'), ('before', '1'), ('after', '["2026-01-01"]'), ('at_or_after', '"infinity"'), ('at_or_before', 'null'),
 	('within_last', '0'), ('within_last', '-5'), ('within_last', '1e-9'), ('within_last', '1e300'), ('within_last', '"0 days"'), ('within_last', '"-1 day"'), ('within_last', '"1 month"'),
-	('before_last', '"1 year 2 days"'), ('within_next', '"P1M"'), ('after_next', '"P1Y2D"'), ('within_last', '"1 fortnight"'), ('within_last', '""'), ('within_last', '"days"'), ('within_last', '"12:60"'),
+	('before_last', '"1 year 2 days"'), ('within_next', '"P1M"'), ('after_next', '"P1Y2D"'), ('within_last', '"1 fortnight"'), ('within_last', '""'), ('within_last', '"days"'), ('within_last', '"2 hours ago"'), ('within_last', '"1 day ago 2 hours"'), ('within_last', '"1 day,, 2 hours"'), ('within_last', '"12:60"'),
 	('within_last', '"1 2 days"'), ('within_last', '"P"'), ('within_last', '"PT"'), ('within_last', '"99999999999 days"'), ('within_last', '"99999999999999999999 s"'), ('within_last', 'true'), ('within_last', '"36600001 days"'),
 	('semver_gt', '"1.2"'), ('semver_eq', '"v1.2.3"'), ('semver_lt', '"01.2.3"'), ('semver_neq', '1'), ('semver_lte', '["1.0.0"]'),
 	('eq', '1e131072'), ('neq', '[{"a":1e-16384}]'),
